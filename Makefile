@@ -1,0 +1,66 @@
+# redline: `make demo` talks to a real model, `make test` runs the tests. `make help` lists the rest.
+#
+# Everything lives in .venv. A stamp per set of packages remembers what is installed, so a second run installs nothing and
+# needs no network. Which index pip asks is pip's own configuration; nothing here names one.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+# The CPU build of torch brings no Triton; the kernel tests run on this one. A CUDA build keeps its own.
+TRITON := triton==3.6.0
+MODEL := smollm2-135m
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check soak clean venv
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast that was
+	@$(BIN)/python tools/demo.py $(MODEL)
+
+test: $(DEV) model ## all tests that need no GPU
+	@TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels
+	@$(PYTEST) tests/unit tests/e2e --ignore=tests/unit/kernels
+
+check: $(DEV) ## format, lint, types, floors, sizes, generated pages
+	@$(BIN)/ruff format --check src tests tools
+	@$(BIN)/ruff check src tests tools
+	@$(BIN)/mypy
+	@$(BIN)/python tools/layers.py
+	@$(BIN)/python tools/size.py
+	@$(BIN)/python tools/docs.py --check
+
+soak: $(DEV) model ## the long versions of the property, fault and fuzz tests
+	@$(PYTEST) --soak -m soak tests/unit tests/e2e
+
+clean: ## remove the virtual environment and caches; fetched models stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv: $(DEV) ## the virtual environment alone, with everything the tests need
+
+.PHONY: model
+model: $(BASE)
+	@$(BIN)/redline pull $(MODEL) || echo "tests that need $(MODEL) will be skipped"
+
+$(BIN)/python:
+	@python=$$(PYTHON="$(PYTHON)" sh tools/python.sh) || exit 2; \
+	echo "making $(VENV) with $$($$python --version)"; \
+	$$python -m venv --clear $(VENV)
+
+$(BASE): $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing redline and its dependencies: a few minutes the first time, most of it torch"
+	@$(PIP) -e .
+	@touch $@
+
+$(DEV): $(BASE)
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[dev]'
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) --no-deps $(TRITON)
+	@touch $@

@@ -1,0 +1,79 @@
+"""`redline serve MODEL`: the OpenAI-compatible server, and the one block it prints when it is ready.
+
+Open `command`; what the server does is `server.run`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import signal
+from typing import Any
+
+import click
+
+from redline import env, log
+from redline.cli.fetch import make_local
+from redline.cli.options import ENGINE_SECTIONS, MODEL, config_options, split
+from redline.cli.progress import Progress
+from redline.config import EngineConfig, ServerConfig
+from redline.engine.message import EngineInfo
+
+INTERRUPTED = 130
+
+
+@click.command("serve")
+@MODEL
+@config_options(*ENGINE_SECTIONS, ServerConfig)
+@click.option("--log-level", default=None, type=click.Choice(log.LEVELS), help="Lowest level of log lines on standard error.")
+@click.pass_context
+def command(ctx: click.Context, /, model: str, log_level: str | None, **options: Any) -> None:
+    """Serve a model over the OpenAI API; pulls an alias or a hub model that is not here yet.
+
+    Ctrl-C or SIGTERM takes no new requests and lets open ones end; a second signal ends them.
+    """
+    from redline.server.run import Callbacks, serve
+
+    log.setup(log_level or env.log_level())
+    engine_options, _ = split(options, *ENGINE_SECTIONS)
+    server_options, _ = split(options, ServerConfig)
+    engine = EngineConfig.from_options(model=model, **engine_options)
+    server = ServerConfig(**({"api_key": env.api_key()} | server_options))
+    if server.api_key is None and not _is_loopback(server.host):
+        log.get("serve").warning("%s can be reached from other machines and asks for no key: set --api-key", server.host)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress())
+        make_local(model, revision=engine.model.revision, progress=progress)
+
+        def ready(url: str, info: EngineInfo) -> None:
+            stack.close()
+            click.echo(ready_block(url, info, with_key=server.api_key is not None))
+
+        stopped_by = serve(engine, server, Callbacks(progress=lambda now: progress(now.stage, now.percent / 100), ready=ready))
+    ctx.exit(INTERRUPTED if stopped_by == signal.SIGINT else 0)
+
+
+def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:
+    """What someone needs to know of a server that has just become ready, with a line to paste."""
+    limit = info.predicted.get("decode_limit_tokens_per_s")
+    speed = f"at most {limit:.0f} tokens/s for one request: this machine's limit" if limit else "not known: run redline doctor"
+    key = ' -H "authorization: Bearer $REDLINE_API_KEY"' if with_key else ""
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
+    rows = [
+        ("model", f"{info.model}: {info.stored_dtype or info.dtype} in the file, {info.dtype} in memory, on {info.device}"),
+        ("context", f"{info.max_model_len} tokens, {info.max_num_seqs} sequences together"),
+        ("pages", f"{info.num_pages} of {info.page_size} tokens"),
+        ("memory", f"{info.weight_bytes / 2**30:.2f} GiB weights, {info.kv_bytes / 2**30:.2f} GiB KV pages"),
+        ("speed", speed),
+        ("ready", f"after {info.start_s:.1f} s"),
+        ("try", f"curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"),
+    ]
+    return "\n".join([f"redline serves {url}/v1", *(f"  {name:<8} {value}" for name, value in rows)])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

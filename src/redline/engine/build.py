@@ -1,0 +1,209 @@
+"""Builds an engine from a configuration: look at the machine, plan, load, allocate, warm up.
+
+The stages report progress, and everything that was chosen is in `Engine.info` and `Engine.notes`. The worker process and
+the offline door start here. Open `build` first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from redline import checkpoint as checkpoints
+from redline import log
+from redline.checkpoint import Checkpoint
+from redline.config import EngineConfig
+from redline.engine.admission import Limits
+from redline.engine.batch import BatchFiller
+from redline.engine.loop import Loop
+from redline.engine.message import EngineInfo
+from redline.engine.pages import PagePool
+from redline.engine.prefix import PrefixCache
+from redline.engine.runner import Runner
+from redline.engine.scheduler import Scheduler
+from redline.engine.stats import Accounts
+from redline.errors import DoesNotFit
+from redline.hardware import Ceilings, Gpu, Machine, ceilings, detect, identify
+from redline.layers.batch import KVCache
+from redline.models.load import load
+from redline.models.registry import Model
+from redline.models.registry import build as build_model
+from redline.plan.memory import MemoryPlan
+from redline.plan.receipt import Meter
+from redline.plan.resolve import DTYPE_BYTES, Resolved, resolve
+from redline.plan.roofline import StepWork, cost, limit_s
+from redline.shapes import ModelShape
+
+Progress = Callable[[str, float], None]
+"""Called with a stage as a person reads it, and the per cent of the whole start."""
+
+PREDICTED_CONTEXT = 128  # tokens of context of the predicted decode step
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A loaded model and its loop. `close` frees the device."""
+
+    loop: Loop
+    info: EngineInfo
+    checkpoint: Checkpoint
+
+    def close(self) -> None:
+        self.loop.close()
+
+
+def build(config: EngineConfig, progress: Progress = lambda stage, percent: None) -> Engine:
+    """Load `config.model.model` and make it ready.
+
+    Raises NotFound, CheckpointError, ConfigError or DoesNotFit with what to change; nothing stays allocated then.
+    """
+    began = time.monotonic()
+    progress("reading the model file", 0)
+    checkpoint = checkpoints.open(config.model.model, revision=config.model.revision)
+    machine = with_torch_gpus(detect())
+    resolved = resolve(
+        config, checkpoint.shape, machine, stored_dtype=checkpoint.stored_dtype, free_bytes=_free_bytes(config, machine)
+    )
+    for note in resolved.notes:
+        log.get("engine").warning("%s", note)
+    device = torch.device(resolved.config.device.device)
+    if device.type == "cpu":
+        torch.set_num_threads(resolved.config.device.num_threads or 1)
+    model = _load_model(checkpoint, resolved, device, progress)
+    progress("allocating KV pages", 90)
+    known = ceilings.load(identify(machine, resolved.config.device.device))
+    loop = _loop(checkpoint, resolved, model, device, known)
+    progress("warming up", 95)
+    info = _info(checkpoint, resolved, known, time.monotonic() - began)
+    return Engine(loop, info, checkpoint)
+
+
+def with_torch_gpus(machine: Machine) -> Machine:
+    """`machine`, with the GPUs that torch sees where NVML (an optional package) showed none."""
+    if machine.gpus or not torch.cuda.is_available():
+        return machine
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        seen = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        gpus.append(
+            Gpu(
+                index=index,
+                uuid=str(getattr(seen, "uuid", index)),
+                name=seen.name,
+                capability=(seen.major, seen.minor),
+                memory_bytes=total,
+                free_bytes=free,
+                driver="",
+            )
+        )
+    return dataclasses.replace(machine, gpus=tuple(gpus))
+
+
+def _free_bytes(config: EngineConfig, machine: Machine) -> int | None:
+    """Free memory of the GPU that will be used, read with this process's CUDA context in place; None on a CPU."""
+    wanted = config.device.device
+    if wanted == "cpu" or not machine.gpus or not torch.cuda.is_available():
+        return None
+    index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else machine.gpus[0].index
+    return torch.cuda.mem_get_info(index)[0] if index < torch.cuda.device_count() else None
+
+
+def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device, progress: Progress) -> Model:
+    settings = resolved.config.model
+    dtype = getattr(torch, settings.dtype)
+    try:
+        model = build_model(checkpoint.shape, dtype, device, max_len=settings.max_model_len or 0)
+        load(model, checkpoint, progress=lambda share: progress("loading weights", 5 + 85 * share))
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"the device ran out of memory while {resolved.memory.weights_bytes / 2**30:.1f} GiB of weights were loaded",
+            hint="free the device, or choose a smaller --dtype or model",
+        ) from error
+    return model
+
+
+def _loop(
+    checkpoint: Checkpoint, resolved: Resolved, model: Model, device: torch.device, known: Ceilings | None
+) -> Loop:
+    config, shape, memory = resolved.config, checkpoint.shape, resolved.memory
+    page_size, rows, length = config.cache.page_size or 0, config.scheduler.max_num_seqs or 0, config.model.max_model_len or 0
+    dtype = getattr(torch, config.model.dtype)
+    cache = _allocate_cache(shape, memory, page_size, dtype, device)
+    table = torch.zeros((rows, length + 1), dtype=torch.int32, device=device)
+    eos_ids = checkpoint.generation.eos_ids
+    filler = BatchFiller(max_num_seqs=rows, max_model_len=length, page_size=page_size, eos_ids=eos_ids, device=device)
+    runner = Runner(model, cache, filler, table, num_threads=config.device.num_threads)
+    pool = PagePool(memory.num_pages, page_size)
+    limits = Limits(
+        max_num_seqs=rows,
+        max_num_batched_tokens=config.scheduler.max_num_batched_tokens or rows,
+        max_model_len=length,
+        max_queued_requests=config.scheduler.max_queued_requests,
+    )
+    scheduler = Scheduler(limits, pool, PrefixCache(pool) if config.cache.enable_prefix_caching else None, eos_ids)
+    element = DTYPE_BYTES[config.model.dtype]
+    meter = Meter(shape, config.model.dtype, element, element, known, checkpoint.file_bytes)
+    return Loop(runner, scheduler, Accounts(meter, shape.sliding_window))
+
+
+def _allocate_cache(
+    shape: ModelShape, memory: MemoryPlan, page_size: int, dtype: torch.dtype, device: torch.device
+) -> KVCache:
+    try:
+        return KVCache.allocate(
+            num_layers=shape.num_layers,
+            num_pages=memory.num_pages,
+            page_size=page_size,
+            num_kv_heads=shape.num_kv_heads,
+            head_size=shape.head_size,
+            dtype=dtype,
+            device=device,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DoesNotFit(
+            f"{memory.num_pages} KV pages of {memory.kv_page_bytes / 2**20:.2f} MiB ({memory.kv_bytes / 2**30:.2f} GiB) do not fit "
+            f"beside {memory.weights_bytes / 2**30:.2f} GiB of weights",
+            hint="lower --gpu-memory-utilization, --kv-cache-memory or --max-model-len",
+        ) from error
+
+
+def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, start_s: float) -> EngineInfo:
+    config, memory, defaults = resolved.config, resolved.memory, checkpoint.generation
+    named = {
+        name: value
+        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        if (value := getattr(defaults, name)) is not None
+    }
+    return EngineInfo(
+        model=checkpoint.name,
+        dtype=config.model.dtype,
+        device=config.device.device,
+        max_model_len=config.model.max_model_len or 0,
+        vocab_size=checkpoint.shape.vocab_size,
+        num_pages=memory.num_pages,
+        page_size=config.cache.page_size or 0,
+        max_num_seqs=config.scheduler.max_num_seqs or 0,
+        stored_dtype=checkpoint.stored_dtype,
+        weight_bytes=memory.weights_bytes,
+        kv_bytes=memory.kv_bytes,
+        start_s=start_s,
+        eos_ids=defaults.eos_ids,
+        defaults=named,
+        predicted=_predicted(checkpoint.shape, config.model.dtype, known),
+        notes=(*resolved.notes, *(f"{field}: {reason}" for field, reason in resolved.reasons.items())),
+    )
+
+
+def _predicted(shape: ModelShape, dtype: str, known: Ceilings | None) -> dict[str, float]:
+    """The machine's limit for one sequence, or nothing where the machine was not measured."""
+    if known is None:
+        return {}
+    element = DTYPE_BYTES[dtype]
+    work = StepWork.of([(PREDICTED_CONTEXT, 1)], logit_rows=1, window=shape.sliding_window)
+    limit = limit_s(cost(shape, element, element, work), known, dtype)
+    return {"decode_limit_ms": limit * 1e3, "decode_limit_tokens_per_s": 1 / limit}

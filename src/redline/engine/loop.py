@@ -1,0 +1,182 @@
+"""The loop: launch step n, apply step n-1, plan step n+1. Requests go in, chunks come out.
+
+While a step runs on the device the host applies the one before it, so the device never waits for the host; the price is
+that a step is planned without knowing the tokens of the step before, which the device feeds to itself. The same loop
+turns in the engine process (worker.py) and behind the offline door (llm.py). Knows nothing of sockets or text.
+Open `Loop.step` first.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+import msgspec
+
+from redline import log
+from redline.engine.message import Stats, failure_of
+from redline.engine.request import Ended, Sampled, Sequence
+from redline.engine.runner import Launched, Runner, StepResult
+from redline.engine.scheduler import Plan, Scheduler
+from redline.engine.stats import Accounts
+from redline.errors import InternalError, RedlineError
+from redline.types import Chunk, Failure, Request, TokenLogprob, Usage
+
+_SEED_BITS = 63
+
+
+class Loop:
+    """One model's loop. Single-threaded: every method is called from the thread that calls `step`."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, accounts: Accounts):
+        self._runner = runner
+        self._scheduler = scheduler
+        self._accounts = accounts
+        self._in_flight: Launched | None = None
+        self._outbox: list[Chunk] = []
+        self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
+        self._seeds = random.Random()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters and gauges, for metrics."""
+        return self._accounts.stats(self._scheduler.stats())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        return self._in_flight is not None or self._scheduler.has_work
+
+    def submit(self, request: Request) -> None:
+        """Take a request in. A refusal comes out as the finish of each of its choices."""
+        if request.sampling.seed is None:
+            seeded = msgspec.structs.replace(request.sampling, seed=self._seeds.getrandbits(_SEED_BITS))
+            request = msgspec.structs.replace(request, sampling=seeded)
+        try:
+            self._scheduler.add(request)
+        except RedlineError as error:
+            self._refuse(request, failure_of(error))
+            return
+        self._accounts.open(request)
+
+    def cancel(self, id: str, index: int | None = None, *, failure: Failure | None = None) -> None:
+        """End a request, or one choice of it; its pages are free when this returns. Unknown ids are fine."""
+        finish = "abort" if failure is None else "error"
+        for ended in self._scheduler.cancel(id, finish, index=index):
+            self._end(ended, failure)
+
+    def cancel_all(self) -> None:
+        """End every request."""
+        for id in self._scheduler.request_ids():
+            self.cancel(id)
+
+    def step(self) -> None:
+        """Start what is planned, settle what has ended, meanwhile nothing waits. Blocks for at most one step."""
+        for ended in self._scheduler.expire(time.monotonic()):
+            self._end(ended, None)
+        plan = self._scheduler.plan()
+        launched = self._launch(plan) if plan is not None else None
+        previous, self._in_flight = self._in_flight, launched
+        if previous is not None:
+            self._apply(previous)
+        if not self.has_work:
+            self._scheduler.check()
+
+    def take(self) -> list[Chunk]:
+        """The chunks since the last call."""
+        chunks, self._outbox = self._outbox, []
+        return chunks
+
+    def close(self) -> None:
+        """Wait for the step in flight and let the device go."""
+        if self._in_flight is not None:
+            self._in_flight.wait()
+            self._in_flight = None
+        self._runner.close()
+
+    def _launch(self, plan: Plan) -> Launched | None:
+        try:
+            return self._runner.launch(plan, follows=self._in_flight is not None)
+        except Exception as error:
+            self._fail(plan, error)
+            return None
+
+    def _apply(self, launched: Launched) -> None:
+        """Tokens of an ended step to their sequences and to the outbox."""
+        try:
+            result = launched.wait()
+        except Exception as error:
+            self._fail(launched.plan, error)
+            return
+        self._accounts.step(launched.plan, result.seconds, result.host_s)
+        self._keep_prompt_scores(launched.plan, result)
+        for sampled in self._scheduler.apply(launched.plan, result.tokens):
+            self._outbox.append(self._chunk(sampled, result))
+
+    def _chunk(self, sampled: Sampled, result: StepResult) -> Chunk:
+        sequence = sampled.sequence
+        request = sequence.request
+        wanted = request.sampling.logprobs
+        logprobs = None
+        if wanted is not None and result.logprobs is not None:
+            scored = result.logprobs[sampled.sample]
+            logprobs = [msgspec.structs.replace(scored, top=scored.top[:wanted])]
+        first = sequence.index == 0 and sequence.num_answer == 1
+        self._accounts.token(sequence)
+        return Chunk(
+            id=request.id,
+            index=sequence.index,
+            tokens=[sampled.token],
+            logprobs=logprobs,
+            prompt_logprobs=self._take_prompt_scores(request) if first else None,
+            finish=sampled.finish,
+            stop_token=sampled.stop_token,
+            usage=_usage(sequence) if sampled.finish else None,
+            receipt=self._accounts.close(sequence) if sampled.finish else None,
+        )
+
+    def _end(self, ended: Ended, failure: Failure | None) -> None:
+        sequence = ended.sequence
+        self._prompt_scores.pop(sequence.request.id, None)
+        self._outbox.append(
+            Chunk(
+                id=sequence.request.id,
+                index=sequence.index,
+                finish=ended.finish,
+                failure=failure,
+                usage=_usage(sequence),
+                receipt=self._accounts.close(sequence),
+            )
+        )
+
+    def _refuse(self, request: Request, failure: Failure) -> None:
+        for index in range(request.sampling.n):
+            self._outbox.append(Chunk(id=request.id, index=index, finish="error", failure=failure, usage=Usage()))
+
+    def _fail(self, plan: Plan, error: Exception) -> None:
+        """End the requests of a step that did not work; the others go on."""
+        log.get("engine").error("step %d failed: %s", plan.step, error, exc_info=error)
+        failure = failure_of(error if isinstance(error, RedlineError) else InternalError(f"a step failed: {error}"))
+        for id in dict.fromkeys(entry.sequence.request.id for entry in plan.entries):
+            self.cancel(id, failure=failure)
+
+    def _keep_prompt_scores(self, plan: Plan, result: StepResult) -> None:
+        """Scores come chunk by chunk, and again after a preemption: keep them by position until the first token."""
+        for index, first, scores in result.prompt_scores:
+            request = plan.entries[index].sequence.request
+            kept = self._prompt_scores.setdefault(request.id, {})
+            most = request.sampling.prompt_logprobs or 0
+            for position, scored in enumerate(scores, first):
+                kept[position] = TokenLogprob(request.prompt[position], scored.logprob, scored.top[:most])
+
+    def _take_prompt_scores(self, request: Request) -> list[TokenLogprob | None] | None:
+        if request.sampling.prompt_logprobs is None:
+            return None
+        kept = self._prompt_scores.pop(request.id, {})
+        return [kept.get(position) for position in range(len(request.prompt))]
+
+
+def _usage(sequence: Sequence) -> Usage:
+    return Usage(prompt_tokens=sequence.prompt_len, completion_tokens=sequence.num_answer, cached_tokens=sequence.cached_tokens)
+
+

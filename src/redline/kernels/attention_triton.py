@@ -1,0 +1,378 @@
+"""Triton kernels of attention.py: one paged kernel for prompts, chunks and decode, and a reduction behind split decode.
+
+A program handles a block of query tokens of one sequence times the G query heads of one kv head, packed into the M rows of
+one matrix, and walks the keys that any of them sees in tiles, with a running softmax in base 2 (FlashAttention-2, Dao
+2023). With few query tokens the keys are also split over programs, each writing an unnormalised partial result
+(flash-decoding). Tiles before a sliding window are never visited; tiles that every row sees whole need no mask. Keys are
+found one by one through the page table, so any page size works; cache offsets are 64-bit.
+
+How big the tiles are is data: `TILINGS`, the first that fits the chip's shared memory. Open `paged_attention` first, then
+`_attend`. Legend as in attention.py; M rows, X keys of a tile, Z splits, H padded to a power of two inside the kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from redline.kernels import op
+from redline.kernels.attention import Ragged
+from redline.kernels.op import Device, ceil_div, next_power_of_two
+
+LOG2_E = 1.4426950408889634
+
+DECODE_QUERIES = 16
+"""Sequences of at most this many query tokens have their keys split over programs."""
+
+TOKENS_PER_SPLIT = 128
+"""Fewer keys than this per split cost more in the reduction than they save."""
+
+MAX_SPLITS = 128
+PROGRAMS_PER_PROCESSOR = 2
+REDUCE_AT_ONCE = tl.constexpr(16)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Rows and keys of a tile, warps of a program, and how many tiles of K and V are in flight."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+    def shared_bytes(self, head_size: int, element_bytes: int) -> int:
+        """An upper estimate of what the kernel asks for; the compile matrix holds it against the truth."""
+        return (2 * self.stages * self.keys + self.rows) * head_size * element_bytes + SCRATCH_BYTES
+
+
+SCRATCH_BYTES = 2048
+
+# By (decode, matrix instructions for this type, padded head size up to): best first; the last one fits every chip.
+TILINGS: dict[tuple[bool, bool, int], tuple[Tiling, ...]] = {
+    (True, True, 64): (Tiling(16, 128, 4, 3), Tiling(16, 64, 4, 2)),
+    (True, True, 128): (Tiling(16, 64, 4, 3), Tiling(16, 64, 4, 2), Tiling(16, 32, 4, 2)),
+    (True, True, 256): (Tiling(16, 32, 4, 3), Tiling(16, 32, 4, 2), Tiling(16, 16, 4, 2)),
+    (False, True, 64): (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 2)),
+    (False, True, 128): (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 2), Tiling(64, 32, 4, 2)),
+    (False, True, 256): (Tiling(64, 32, 8, 3), Tiling(64, 32, 8, 2), Tiling(32, 16, 4, 2)),
+    (True, False, 64): (Tiling(16, 32, 4, 1),),
+    (True, False, 128): (Tiling(16, 32, 4, 1),),
+    (True, False, 256): (Tiling(16, 16, 4, 1),),
+    (False, False, 64): (Tiling(32, 32, 4, 1),),
+    (False, False, 128): (Tiling(32, 32, 8, 1),),
+    (False, False, 256): (Tiling(16, 16, 8, 1),),
+}
+
+
+def choose_tiling(decode: bool, head_size: int, dtype: torch.dtype, device: Device) -> Tiling:
+    """The best tiling that fits the chip. `head_size` is the padded one."""
+    matrix = device.target.matrix and dtype is not torch.float32
+    fitting = TILINGS[decode, matrix, max(64, head_size)]
+    for tiling in fitting:
+        if tiling.shared_bytes(head_size, dtype.itemsize) <= device.target.shared_bytes:
+            return tiling
+    return fitting[-1]
+
+
+def choose_splits(programs: int, max_context: int, processors: int) -> int:
+    """Over how many programs to split each sequence's keys, when `programs` run without splitting."""
+    wanted = ceil_div(PROGRAMS_PER_PROCESSOR * processors, max(1, programs))
+    return max(1, min(wanted, ceil_div(max_context, TOKENS_PER_SPLIT), MAX_SPLITS))
+
+
+def paged_attention(
+    q_TNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, ragged: Ragged, scale: float, window: int = 0
+) -> Tensor:
+    """See attention.paged_attention. Launches one kernel, or two where keys are split; no synchronisation."""
+    tokens, heads, size = q_TNH.shape
+    page_size, kv_heads = k_cache_PSKH.shape[1:3]
+    assert q_TNH.stride()[1:] == (size, 1) and k_cache_PSKH.is_contiguous() and v_cache_PSKH.is_contiguous()
+    device = op.device_of(q_TNH.device)
+    group, padded_size = heads // kv_heads, max(16, next_power_of_two(size))
+    sequences = len(ragged.context_B)
+    decode = ragged.max_query <= DECODE_QUERIES
+    tiling = choose_tiling(decode, padded_size, q_TNH.dtype, device)
+    rows = max(tiling.rows, next_power_of_two(group))
+    block_tokens = rows // group
+    blocks = ceil_div(ragged.max_query, block_tokens) if decode else 0
+    grid_blocks = sequences * blocks if decode else tokens // block_tokens + sequences
+    splits = choose_splits(grid_blocks * kv_heads, ragged.max_context, device.processors) if decode else 1
+
+    output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
+    partial_ZTNH, partial_2ZTN = output_TNH, output_TNH
+    if splits > 1:
+        partial_ZTNH = torch.empty((splits, tokens, heads, size), dtype=torch.float32, device=q_TNH.device)
+        partial_2ZTN = torch.empty((2, splits, tokens, heads), dtype=torch.float32, device=q_TNH.device)
+    _attend[(grid_blocks, kv_heads, splits)](
+        q_TNH,
+        k_cache_PSKH,
+        v_cache_PSKH,
+        output_TNH,
+        partial_ZTNH,
+        partial_2ZTN,
+        ragged.query_start_B1,
+        ragged.context_B,
+        ragged.page_table_BP,
+        scale * LOG2_E,
+        window,
+        tokens,
+        sequences,
+        blocks,
+        splits,
+        q_TNH.stride(0),
+        ragged.page_table_BP.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        HEAD_SIZE=size,
+        PADDED_SIZE=padded_size,
+        PAGE_SIZE=page_size,
+        ROWS=rows,
+        KEYS=tiling.keys,
+        WINDOWED=window > 0,
+        DECODE=decode,
+        SPLIT=splits > 1,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+    )
+    if splits > 1:
+        _reduce[(tokens, heads)](
+            partial_ZTNH,
+            partial_2ZTN,
+            output_TNH,
+            tokens,
+            splits,
+            HEADS=heads,
+            HEAD_SIZE=size,
+            PADDED_SIZE=padded_size,
+            num_warps=4,
+        )
+    return output_TNH
+
+
+@triton.jit
+def _find_sequence(query_start_B1, block, sequences, BLOCK_TOKENS: tl.constexpr):
+    """The sequence that owns block `block` when sequence b's blocks start at query_start[b] // BLOCK_TOKENS + b."""
+    low = 0
+    high = sequences
+    while low < high:
+        middle = (low + high) // 2
+        if tl.load(query_start_B1 + middle) // BLOCK_TOKENS + middle <= block:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@triton.jit
+def _walk(
+    state,
+    q_MH,
+    k_head,
+    v_head,
+    page_row,
+    position_M,
+    begin,
+    end,
+    first_key,
+    last_key,
+    window,
+    scale_log2,
+    PAGE_STRIDE: tl.constexpr,
+    SLOT_STRIDE: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Take key tiles [begin, end) into the running softmax `state` = (sums of p * v, best score, sum of p).
+
+    Without MASKED every row sees every key of these tiles.
+    """
+    sum_pv_MH, best_M, sum_p_M = state
+    h = tl.arange(0, PADDED_SIZE)
+    key_in_tile = tl.arange(0, KEYS)
+    in_head = h[None, :] < HEAD_SIZE
+    for tile in range(begin, end):
+        key_X = tile * KEYS + key_in_tile
+        loaded_XH = in_head
+        if MASKED:
+            # Slots outside these bounds may hold anything, NaN included, and their page entries too.
+            inside_X = (key_X >= first_key) & (key_X <= last_key)
+            loaded_XH = inside_X[:, None] & in_head
+            page_X = tl.load(page_row + key_X // PAGE_SIZE, mask=inside_X, other=0)
+        else:
+            page_X = tl.load(page_row + key_X // PAGE_SIZE)
+        offset_X = page_X.to(tl.int64) * PAGE_STRIDE + (key_X % PAGE_SIZE) * SLOT_STRIDE
+        offset_XH = offset_X[:, None] + h[None, :]
+        k_XH = tl.load(k_head + offset_XH, mask=loaded_XH, other=0.0)
+        score_MX = tl.dot(q_MH, tl.trans(k_XH), input_precision="ieee") * scale_log2
+        if MASKED:
+            seen_MX = key_X[None, :] <= position_M[:, None]
+            if WINDOWED:
+                seen_MX &= key_X[None, :] > position_M[:, None] - window
+            score_MX = tl.where(seen_MX, score_MX, float("-inf"))
+        new_best_M = tl.maximum(best_M, tl.max(score_MX, 1))
+        # A row that has seen nothing yet: -inf minus -inf would be NaN.
+        shift_M = tl.where(new_best_M == float("-inf"), 0.0, new_best_M)
+        p_MX = tl.math.exp2(score_MX - shift_M[:, None])
+        decay_M = tl.math.exp2(best_M - shift_M)
+        v_XH = tl.load(v_head + offset_XH, mask=loaded_XH, other=0.0)
+        sum_pv_MH = tl.dot(p_MX.to(v_XH.dtype), v_XH, sum_pv_MH * decay_M[:, None], input_precision="ieee")
+        sum_p_M = sum_p_M * decay_M + tl.sum(p_MX, 1)
+        best_M = new_best_M
+    return sum_pv_MH, best_M, sum_p_M
+
+
+@triton.jit(do_not_specialize=["window", "tokens", "sequences", "blocks", "splits", "table_stride"])
+def _attend(
+    q_TNH,
+    k_cache_PSKH,
+    v_cache_PSKH,
+    output_TNH,
+    partial_ZTNH,
+    partial_2ZTN,
+    query_start_B1,
+    context_B,
+    page_table_BP,
+    scale_log2,
+    window,
+    tokens,
+    sequences,
+    blocks,
+    splits,
+    q_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    DECODE: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    BLOCK_TOKENS: tl.constexpr = ROWS // GROUP
+    SLOT_STRIDE: tl.constexpr = KV_HEADS * HEAD_SIZE
+    PAGE_STRIDE: tl.constexpr = PAGE_SIZE * SLOT_STRIDE
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    if DECODE:
+        sequence = tl.program_id(0) // blocks
+        block = tl.program_id(0) % blocks
+    else:
+        # The last blocks of a long prompt see the most keys: start them first.
+        turn = tl.num_programs(0) - 1 - tl.program_id(0)
+        sequence = _find_sequence(query_start_B1, turn, sequences, BLOCK_TOKENS)
+        block = turn - tl.load(query_start_B1 + sequence) // BLOCK_TOKENS - sequence
+    start = tl.load(query_start_B1 + sequence)
+    queries = tl.load(query_start_B1 + sequence + 1) - start
+    first_query = block * BLOCK_TOKENS
+    if first_query >= queries:
+        return
+    context = tl.load(context_B + sequence)
+    last_query = tl.minimum(first_query + BLOCK_TOKENS, queries) - 1
+    first_position = context - queries + first_query
+
+    m = tl.arange(0, ROWS)
+    h = tl.arange(0, PADDED_SIZE)
+    query_M = first_query + m // GROUP
+    head_M = kv_head * GROUP + m % GROUP
+    valid_M = (m < BLOCK_TOKENS * GROUP) & (query_M < queries)
+    token_M = (start + query_M).to(tl.int64)
+    position_M = context - queries + query_M
+    element_MH = valid_M[:, None] & (h[None, :] < HEAD_SIZE)
+    q_offset_MH = token_M[:, None] * q_stride + head_M[:, None] * HEAD_SIZE + h[None, :]
+    q_MH = tl.load(q_TNH + q_offset_MH, mask=element_MH, other=0.0)
+
+    last_key = context - queries + last_query
+    first_key = 0
+    if WINDOWED:
+        first_key = tl.maximum(0, first_position - window + 1)
+    begin = first_key // KEYS
+    end = tl.maximum(begin, (last_key + KEYS) // KEYS)
+    if SPLIT:
+        share = tl.cdiv(end - begin, splits)
+        begin += split * share
+        end = tl.minimum(end, begin + share)
+
+    k_head = k_cache_PSKH + kv_head * HEAD_SIZE
+    v_head = v_cache_PSKH + kv_head * HEAD_SIZE
+    page_row = page_table_BP + sequence.to(tl.int64) * table_stride
+    state = (
+        tl.zeros([ROWS, PADDED_SIZE], tl.float32),
+        tl.full([ROWS], float("-inf"), tl.float32),
+        tl.zeros([ROWS], tl.float32),
+    )
+    masked_from = begin
+    if not WINDOWED:
+        masked_from = tl.maximum(begin, tl.minimum(end, (first_position + 1) // KEYS))
+        state = _walk(
+            state, q_MH, k_head, v_head, page_row, position_M, begin, masked_from, first_key, last_key, window, scale_log2,
+            PAGE_STRIDE, SLOT_STRIDE, HEAD_SIZE, PADDED_SIZE, PAGE_SIZE, KEYS, WINDOWED, False,
+        )  # fmt: skip
+    state = _walk(
+        state, q_MH, k_head, v_head, page_row, position_M, masked_from, end, first_key, last_key, window, scale_log2,
+        PAGE_STRIDE, SLOT_STRIDE, HEAD_SIZE, PADDED_SIZE, PAGE_SIZE, KEYS, WINDOWED, True,
+    )  # fmt: skip
+    sum_pv_MH, best_M, sum_p_M = state
+
+    row_M = token_M * (KV_HEADS * GROUP) + head_M
+    if SPLIT:
+        all_rows = tokens.to(tl.int64) * (KV_HEADS * GROUP)
+        place_M = split * all_rows + row_M
+        tl.store(partial_2ZTN + place_M, best_M, mask=valid_M)
+        tl.store(partial_2ZTN + splits * all_rows + place_M, sum_p_M, mask=valid_M)
+        if begin < end:
+            tl.store(partial_ZTNH + place_M[:, None] * HEAD_SIZE + h[None, :], sum_pv_MH, mask=element_MH)
+    else:
+        output_MH = sum_pv_MH / tl.where(sum_p_M > 0.0, sum_p_M, 1.0)[:, None]
+        pointer_MH = output_TNH + row_M[:, None] * HEAD_SIZE + h[None, :]
+        tl.store(pointer_MH, output_MH.to(output_TNH.dtype.element_ty), mask=element_MH)
+
+
+@triton.jit(do_not_specialize=["tokens", "splits"])
+def _reduce(
+    partial_ZTNH,
+    partial_2ZTN,
+    output_TNH,
+    tokens,
+    splits,
+    HEADS: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
+):
+    """Join the splits of one token and head. A split without keys has best -inf, and its sums may be unwritten."""
+    row = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
+    all_rows = tokens.to(tl.int64) * HEADS
+    z = tl.arange(0, REDUCE_AT_ONCE)
+    h = tl.arange(0, PADDED_SIZE)
+    best = float("-inf")
+    sum_p = 0.0
+    sum_pv_H = tl.zeros([PADDED_SIZE], tl.float32)
+    for first in range(0, splits, REDUCE_AT_ONCE):
+        split_Z = first + z
+        place_Z = split_Z * all_rows + row
+        exists_Z = split_Z < splits
+        best_Z = tl.load(partial_2ZTN + place_Z, mask=exists_Z, other=float("-inf"))
+        sum_p_Z = tl.load(partial_2ZTN + splits * all_rows + place_Z, mask=exists_Z, other=0.0)
+        pointer_ZH = partial_ZTNH + place_Z[:, None] * HEAD_SIZE + h[None, :]
+        written_ZH = (best_Z > float("-inf"))[:, None] & (h[None, :] < HEAD_SIZE)
+        sum_pv_ZH = tl.load(pointer_ZH, mask=written_ZH, other=0.0)
+        new_best = tl.maximum(best, tl.max(best_Z, 0))
+        shift = tl.where(new_best == float("-inf"), 0.0, new_best)
+        decay = tl.math.exp2(best - shift)
+        weight_Z = tl.math.exp2(best_Z - shift)
+        sum_p = sum_p * decay + tl.sum(sum_p_Z * weight_Z, 0)
+        sum_pv_H = sum_pv_H * decay + tl.sum(sum_pv_ZH * weight_Z[:, None], 0)
+        best = new_best
+    output_H = sum_pv_H / tl.where(sum_p > 0.0, sum_p, 1.0)
+    tl.store(output_TNH + row * HEAD_SIZE + h, output_H.to(output_TNH.dtype.element_ty), mask=h < HEAD_SIZE)

@@ -1,0 +1,110 @@
+"""Micro-benchmarks of a device: how fast it reads memory and how fast it multiplies matrices.
+
+They return the rates of single repeats; `hardware.ceilings` decides what to make of them. Operands are random (constant
+data draws less power and runs faster than any model), and a read never finds its data in a cache: the buffer is several
+times the last one. Everything together takes under 1.5 s on two CPU cores and under 3 s on a GPU. Knows nothing of
+models or caches of results. Open `probes` first.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import torch
+
+from redline.hardware.ceilings import Probes
+
+_CPU_READ_BYTES = 256 << 20  # at least; four times the last-level cache where that is more
+_CPU_MOST_BYTES = 1 << 30
+_CPU_CACHES = 4
+_CPU_READS = 10
+_CPU_MATMUL_MNK = (512, 2048, 2048)  # a prefill chunk against a layer of a small model
+_CPU_MATMULS = 6
+
+_GPU_READ_BYTES = 4 << 30  # or a quarter of what is free; far beyond any L2
+_GPU_READS = 12
+_GPU_MATMUL_MNK = (8192, 8192, 8192)
+_GPU_MATMULS = 10
+_GPU_WARM_UPS = 3
+_FLOAT32_SHARE = 8  # float32 products are made this much smaller: without matrix units they are that much slower
+
+Probe = Callable[[], list[float]]
+
+
+def probes(device: torch.device, dtypes: tuple[torch.dtype, ...], *, cache_bytes: int | None = None) -> Probes:
+    """The probes of `device` for products in each of `dtypes`.
+
+    `cache_bytes` is the size of the CPU's last-level cache, where known. Memory is taken while a probe runs, and
+    given back after it.
+    """
+    read = _gpu_read if device.type == "cuda" else functools.partial(_cpu_read, cache_bytes=cache_bytes)
+    matmul = _gpu_matmul if device.type == "cuda" else _cpu_matmul
+    return Probes(
+        read=functools.partial(read, device),
+        matmul={str(dtype).removeprefix("torch."): functools.partial(matmul, device, dtype) for dtype in dtypes},
+    )
+
+
+def _cpu_read(device: torch.device, cache_bytes: int | None) -> list[float]:
+    """bytes/s of an integer maximum over a large buffer: the least arithmetic per byte that torch has threads for."""
+    size = min(max(_CPU_READ_BYTES, _CPU_CACHES * (cache_bytes or 0)), _CPU_MOST_BYTES)
+    block = torch.randint(-(2**62), 2**62, (1 << 20,), dtype=torch.int64, device=device)
+    buffer = block.repeat(size // block.nbytes)
+    seconds = _timed_on_host(buffer.amax, _CPU_READS)
+    return [buffer.nbytes / s for s in seconds]
+
+
+def _cpu_matmul(device: torch.device, dtype: torch.dtype) -> list[float]:
+    """FLOP/s of activations [M, K] times a weight [N, K], as the layers do it."""
+    m, n, k = _CPU_MATMUL_MNK
+    a_MK, b_NK = torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)
+    seconds = _timed_on_host(lambda: torch.nn.functional.linear(a_MK, b_NK), _CPU_MATMULS)
+    return [2 * m * n * k / s for s in seconds]
+
+
+def _timed_on_host(run: Callable[[], object], repeats: int) -> list[float]:
+    with torch.inference_mode():
+        run()
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _gpu_read(device: torch.device) -> list[float]:
+    """bytes/s of an integer maximum over gigabytes."""
+    from redline.kernels.probes_triton import ELEMENTS, tile_maxima
+
+    free, _ = torch.cuda.mem_get_info(device)
+    block = torch.randint(-(2**31), 2**31 - 1, (32 * ELEMENTS,), dtype=torch.int32, device=device)
+    buffer = block.repeat(min(_GPU_READ_BYTES, free // 4) // block.nbytes)
+    seconds = _timed_on_gpu(lambda: tile_maxima(buffer), _GPU_READS, device)
+    return [buffer.nbytes / s for s in seconds]
+
+
+def _gpu_matmul(device: torch.device, dtype: torch.dtype) -> list[float]:
+    """FLOP/s of a large square product."""
+    m, n, k = _GPU_MATMUL_MNK
+    if dtype is torch.float32:
+        m //= _FLOAT32_SHARE
+    a_MK, b_NK = torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)
+    seconds = _timed_on_gpu(lambda: torch.nn.functional.linear(a_MK, b_NK), _GPU_MATMULS, device)
+    return [2 * m * n * k / s for s in seconds]
+
+
+def _timed_on_gpu(run: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
+    """Seconds of each repeat between events on the stream, after warm-ups that also raise the clocks."""
+    with torch.inference_mode(), torch.cuda.device(device):
+        for _ in range(_GPU_WARM_UPS):
+            run()
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+        for i, mark in enumerate(marks):
+            if i:
+                run()
+            mark.record()
+        torch.cuda.synchronize(device)
+    return [start.elapsed_time(end) * 1e-3 for start, end in zip(marks, marks[1:], strict=False)]

@@ -1,0 +1,54 @@
+"""Attention over the paged KV cache: project, normalise where the family does, rotate, write, attend, project.
+
+Knows nothing of the residual stream or of which pages belong to whom. Open `Attention.__call__` first.
+Shapes: T packed tokens, D model size, N query heads, K key-value heads, H head size, P pages, S page size, L positions.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from redline.kernels.attention import paged_attention
+from redline.kernels.kv_write import write_kv
+from redline.kernels.rope import rotate
+from redline.layers.batch import Batch
+from redline.layers.linear import ColumnLinear, RowLinear
+from redline.layers.norm import RMSNorm
+from redline.layers.weights import Place, Slots
+from redline.shapes import ModelShape
+
+
+class Attention:
+    """Grouped-query attention of one layer; heads are cut over the ranks, `window` tokens are seen back (0: all)."""
+
+    def __init__(self, shape: ModelShape, layer: int, cos_sin_LH: Tensor, place: Place):
+        size = shape.head_size
+        self._num_heads = place.ranks.part(shape.num_heads, "attention heads")
+        self._num_kv_heads = place.ranks.part(shape.num_kv_heads, "key-value heads")
+        self._head_size = size
+        self._scale = size**-0.5 if shape.attn_scale is None else shape.attn_scale
+        self._window = shape.window(layer)
+        self._cos_sin_LH = cos_sin_LH
+        kv_width = shape.num_kv_heads * size
+        widths = {"q_proj": shape.num_heads * size, "k_proj": kv_width, "v_proj": kv_width}
+        self.qkv = ColumnLinear(shape.hidden_size, widths, shape.qkv_bias, place)
+        self.out = RowLinear(shape.num_heads * size, shape.hidden_size, shape.o_bias, place)
+        self.q_norm = RMSNorm(size, shape.norm_eps, shape.norm_offset, place) if shape.qk_norm else None
+        self.k_norm = RMSNorm(size, shape.norm_eps, shape.norm_offset, place) if shape.qk_norm else None
+
+    def __call__(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        heads = self.qkv(x_TD).view(x_TD.shape[0], -1, self._head_size)
+        q_TNH, k_TKH, v_TKH = heads.split((self._num_heads, self._num_kv_heads, self._num_kv_heads), dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_TNH, k_TKH = self.q_norm(q_TNH), self.k_norm(k_TKH)
+        rotate(q_TNH, k_TKH, batch.positions_T, self._cos_sin_LH)
+        write_kv(k_TKH, v_TKH, k_cache_PSKH, v_cache_PSKH, batch.slots_T)
+        o_TNH = paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, batch.ragged, self._scale, self._window)
+        return self.out(o_TNH.flatten(1))
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.qkv.slots(prefix)
+        yield from self.out.slots(f"{prefix}.o_proj")
+        if self.q_norm is not None and self.k_norm is not None:
+            yield from self.q_norm.slots(f"{prefix}.q_norm")
+            yield from self.k_norm.slots(f"{prefix}.k_norm")

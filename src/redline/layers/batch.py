@@ -1,0 +1,66 @@
+"""The frozen device records of one step: what the layers read (`Batch`) and the KV pages they write (`KVCache`).
+
+Filled by the engine, read by the layers; knows nothing of requests or sampling. Open `Batch` first.
+Shapes: T packed tokens, P pages, S page size, K key-value heads, H head size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from redline.kernels.attention import Ragged
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The packed tokens of one step, sequence after sequence as `ragged` says.
+
+    `slots_T` is where each token's key and value go: page * S + offset; a negative slot is not written.
+    """
+
+    tokens_T: torch.Tensor  # int64
+    positions_T: torch.Tensor  # int64
+    slots_T: torch.Tensor  # int64
+    ragged: Ragged
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Keys and values of all pages: one [P, S, K, H] tensor each per layer, in the model's dtype."""
+
+    k: list[torch.Tensor]
+    v: list[torch.Tensor]
+    page_size: int
+
+    @classmethod
+    def allocate(
+        cls,
+        *,
+        num_layers: int,
+        num_pages: int,
+        page_size: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KVCache:
+        """Zeroed pages, so that a masked read of one never written meets no NaN.
+
+        On a CPU the memory is taken page by page as it is first written: numpy asks the system for zeroes, where torch
+        would write gigabytes of them before the first request.
+        """
+        shape = (num_pages, page_size, num_kv_heads, head_size)
+
+        def zeros() -> torch.Tensor:
+            if device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+        def pages() -> list[torch.Tensor]:
+            return [zeros() for _ in range(num_layers)]
+
+        return cls(pages(), pages(), page_size)

@@ -1,0 +1,131 @@
+"""The decoder: embedding, blocks on a residual stream, final norm, head. Two kinds of block cover the families.
+
+The stream is kept as (hidden, residual) with the sum not yet taken, so that each norm takes it in the same pass over
+memory. Knows nothing of families' names. Open `Decoder.forward` first.
+Shapes: T packed tokens, R rows whose logits are wanted, D model size, V vocabulary, L positions, H head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from redline.layers.attention import Attention
+from redline.layers.batch import Batch, KVCache
+from redline.layers.embed import Embedding, Head
+from redline.layers.norm import RMSNorm
+from redline.layers.rope import cos_sin_table
+from redline.layers.weights import Place, Slots
+from redline.shapes import ModelShape
+
+
+class FeedForward(Protocol):
+    """`Mlp` or `Moe`."""
+
+    def __call__(self, x_TD: Tensor) -> Tensor: ...
+
+    def slots(self, prefix: str) -> Slots: ...
+
+
+class Block(Protocol):
+    """One layer: takes and gives the residual stream as (hidden, residual); their sum is its value."""
+
+    def __call__(
+        self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def slots(self, prefix: str) -> Slots: ...
+
+
+class PreNormBlock:
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): Llama and most others."""
+
+    def __init__(self, shape: ModelShape, attention: Attention, feed_forward: FeedForward, place: Place):
+        self.attention_norm, self.ffn_norm = _norms(2, shape, place)
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def __call__(
+        self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x_TD, stream_TD = self.attention_norm.add(hidden_TD, residual_TD)
+        x_TD, stream_TD = self.ffn_norm.add(self.attention(x_TD, batch, k_cache, v_cache), stream_TD)
+        return self.feed_forward(x_TD), stream_TD
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.attention_norm.slots(f"{prefix}.input_layernorm")
+        yield from self.attention.slots(f"{prefix}.self_attn")
+        yield from self.ffn_norm.slots(f"{prefix}.post_attention_layernorm")
+        yield from self.feed_forward.slots(f"{prefix}.mlp")
+
+
+class SandwichBlock:
+    """As PreNormBlock, with the output of each half normalised too before it is added: Gemma 3."""
+
+    def __init__(self, shape: ModelShape, attention: Attention, feed_forward: FeedForward, place: Place):
+        self.attention_norm, self.after_attention, self.ffn_norm, self.after_ffn = _norms(4, shape, place)
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def __call__(
+        self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x_TD, stream_TD = self.attention_norm.add(hidden_TD, residual_TD)
+        x_TD = self.after_attention(self.attention(x_TD, batch, k_cache, v_cache))
+        x_TD, stream_TD = self.ffn_norm.add(x_TD, stream_TD)
+        return self.after_ffn(self.feed_forward(x_TD)), stream_TD
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.attention_norm.slots(f"{prefix}.input_layernorm")
+        yield from self.attention.slots(f"{prefix}.self_attn")
+        yield from self.after_attention.slots(f"{prefix}.post_attention_layernorm")
+        yield from self.ffn_norm.slots(f"{prefix}.pre_feedforward_layernorm")
+        yield from self.feed_forward.slots(f"{prefix}.mlp")
+        yield from self.after_ffn.slots(f"{prefix}.post_feedforward_layernorm")
+
+
+def _norms(count: int, shape: ModelShape, place: Place) -> list[RMSNorm]:
+    return [RMSNorm(shape.hidden_size, shape.norm_eps, shape.norm_offset, place) for _ in range(count)]
+
+
+MakeBlock = Callable[[ModelShape, Attention, FeedForward, Place], Block]
+MakeFeedForward = Callable[[ModelShape, Place], FeedForward]
+
+
+class Decoder:
+    """A whole decoder on one rank. Parameters are uninitialised until the loader has filled every slot."""
+
+    def __init__(self, shape: ModelShape, block: MakeBlock, feed_forward: MakeFeedForward, max_len: int, place: Place):
+        self.shape = shape
+        self.embed = Embedding(shape.vocab_size, shape.hidden_size, shape.embed_scale, place)
+        table_LH = cos_sin_table(shape.rope, shape.head_size, max_len, place.device)
+        local_LH = table_LH
+        if shape.rope_local is not None:
+            local_LH = cos_sin_table(shape.rope_local, shape.head_size, max_len, place.device)
+        self.blocks: Sequence[Block] = [
+            block(shape, Attention(shape, i, local_LH if shape.slides(i) else table_LH, place), feed_forward(shape, place), place)
+            for i in range(shape.num_layers)
+        ]
+        self.norm = RMSNorm(shape.hidden_size, shape.norm_eps, shape.norm_offset, place)
+        self.head = Head(shape.vocab_size, shape.hidden_size, place, self.embed if shape.tie_embeddings else None)
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Final hidden states of the batch's tokens, [T, D]; writes their keys and values into the cache."""
+        hidden_TD, residual_TD = self.embed(batch.tokens_T), None
+        for block, k_cache, v_cache in zip(self.blocks, cache.k, cache.v, strict=True):
+            hidden_TD, residual_TD = block(hidden_TD, residual_TD, batch, k_cache, v_cache)
+        return self.norm.add(hidden_TD, residual_TD)[0]
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """float32 [R, V] of chosen rows of `forward`'s result."""
+        return self.head(hidden_RD)
+
+    def slots(self) -> Slots:
+        """Every checkpoint tensor the model is made of, by its Hugging Face name."""
+        yield from self.embed.slots("model.embed_tokens")
+        for i, block in enumerate(self.blocks):
+            yield from block.slots(f"model.layers.{i}")
+        yield from self.norm.slots("model.norm")
+        yield from self.head.slots("lm_head")

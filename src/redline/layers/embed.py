@@ -1,0 +1,45 @@
+"""Token embedding and output head. A tied head shares the embedding's storage.
+
+Every rank holds both whole. Knows nothing of sampling. Open `Embedding` first.
+Shapes: T tokens, R rows whose logits are wanted, V vocabulary, D model size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from redline.layers.linear import linear
+from redline.layers.weights import Place, Slot, Slots
+
+
+class Embedding:
+    """Rows of a table, times `scale` rounded to the model's type as Gemma was trained with."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, scale: float, place: Place):
+        self.weight_VD = place.empty(vocab_size, hidden_size)
+        self._scale = torch.tensor(scale, dtype=place.dtype).item()
+
+    def __call__(self, tokens_T: Tensor) -> Tensor:
+        hidden_TD = F.embedding(tokens_T, self.weight_VD)
+        return hidden_TD if self._scale == 1.0 else hidden_TD.mul_(self._scale)
+
+    def slots(self, prefix: str) -> Slots:
+        yield f"{prefix}.weight", Slot(self.weight_VD, tuple(self.weight_VD.shape))
+
+
+class Head:
+    """Logits of hidden rows; `tied` takes the embedding's table as its own."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, place: Place, tied: Embedding | None):
+        self.weight_VD = tied.weight_VD if tied is not None else place.empty(vocab_size, hidden_size)
+        self._is_tied = tied is not None
+
+    def __call__(self, hidden_RD: Tensor) -> Tensor:
+        """float32 [R, V], computed in the model's type."""
+        return linear(hidden_RD, self.weight_VD).float()
+
+    def slots(self, prefix: str) -> Slots:
+        if not self._is_tied:
+            yield f"{prefix}.weight", Slot(self.weight_VD, tuple(self.weight_VD.shape))

@@ -1,0 +1,65 @@
+"""Linear layers, cut over ranks by columns of the output (`ColumnLinear`) or of the input (`RowLinear`).
+
+What reads the same input is one matrix: q, k and v, or gate and up, so a step makes one product where a checkpoint has
+three tensors. Knows nothing of attention or experts. Open `ColumnLinear` first.
+Shapes: T tokens, N output features, K input features of this rank.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from redline.layers.weights import Place, Slot, Slots
+
+
+def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias, [T, N], in the type of x."""
+    return F.linear(x_TK, weight_NK, bias_N)
+
+
+class ColumnLinear:
+    """Several projections of one input, side by side. Each rank holds its share of every projection's outputs."""
+
+    def __init__(self, in_size: int, parts: dict[str, int], bias: bool, place: Place):
+        """`parts`: the checkpoint's name of each projection and its number of outputs on all ranks together."""
+        self._parts = {name: (size, place.ranks.part(size, f"outputs of {name}")) for name, size in parts.items()}
+        self._rank = place.ranks.rank
+        own = sum(mine for _, mine in self._parts.values())
+        self.weight_NK = place.empty(own, in_size)
+        self.bias_N = place.empty(own) if bias else None
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        """[T, N]: this rank's outputs, projection after projection."""
+        return linear(x_TK, self.weight_NK, self.bias_N)
+
+    def slots(self, prefix: str) -> Slots:
+        begin = 0
+        for name, (size, mine) in self._parts.items():
+            start = self._rank * mine
+            weight_NK = self.weight_NK[begin : begin + mine]
+            yield f"{prefix}.{name}.weight", Slot(weight_NK, (size, weight_NK.shape[1]), 0, start)
+            if self.bias_N is not None:
+                yield f"{prefix}.{name}.bias", Slot(self.bias_N[begin : begin + mine], (size,), 0, start)
+            begin += mine
+
+
+class RowLinear:
+    """One projection whose inputs are spread over the ranks; the partial outputs are summed."""
+
+    def __init__(self, in_size: int, out_size: int, bias: bool, place: Place):
+        self._in_size = in_size
+        self._ranks = place.ranks
+        self.weight_NK = place.empty(out_size, place.ranks.part(in_size, "inputs"))
+        self.bias_N = place.empty(out_size) if bias else None
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        """[T, N], the same on every rank."""
+        bias_N = self.bias_N if self._ranks.rank == 0 else None  # it must be added once
+        return self._ranks.all_reduce(linear(x_TK, self.weight_NK, bias_N))
+
+    def slots(self, prefix: str) -> Slots:
+        out_size, mine = self.weight_NK.shape
+        yield f"{prefix}.weight", Slot(self.weight_NK, (out_size, self._in_size), 1, self._ranks.rank * mine)
+        if self.bias_N is not None:
+            yield f"{prefix}.bias", Slot(self.bias_N, (out_size,))

@@ -1,0 +1,34 @@
+"""The dense feed-forward layer: gate and up in one product, a gated activation, down.
+
+Knows nothing of experts (`moe.py`). Open `Mlp` first. Shapes: T tokens, D model size, F ffn size of this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from redline.kernels.activation import gelu_tanh_mul, silu_mul
+from redline.layers.linear import ColumnLinear, RowLinear
+from redline.layers.weights import Place, Slots
+from redline.shapes import ModelShape
+
+GATED: dict[str, Callable[[Tensor], Tensor]] = {"silu": silu_mul, "gelu_tanh": gelu_tanh_mul}
+
+
+class Mlp:
+    """down(act(gate(x)) * up(x)) (Shazeer, 2020)."""
+
+    def __init__(self, shape: ModelShape, place: Place):
+        widths = {"gate_proj": shape.intermediate_size, "up_proj": shape.intermediate_size}
+        self.gate_up = ColumnLinear(shape.hidden_size, widths, shape.mlp_bias, place)
+        self.down = RowLinear(shape.intermediate_size, shape.hidden_size, shape.mlp_bias, place)
+        self._activate = GATED[shape.activation]
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        return self.down(self._activate(self.gate_up(x_TD)))
+
+    def slots(self, prefix: str) -> Slots:
+        yield from self.gate_up.slots(prefix)
+        yield from self.down.slots(f"{prefix}.down_proj")

@@ -1,0 +1,222 @@
+"""The offline door: a model in this process, without a server.
+
+    with LLM("smollm2-135m") as llm:
+        print(llm.generate("The capital of France is")[0].text)
+        for delta in llm.stream([{"role": "user", "content": "Hello"}]):
+            print(delta.text, end="")
+
+It turns the same loop as the server's engine process, and reads answers through the same `Answer`; an answer that
+is not streamed is the collected stream. Imports no web library. Open `LLM` first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from redline import errors
+from redline.chat.template import ChatTemplate
+from redline.checkpoint.opener import tokenizer_for
+from redline.config import EngineConfig
+from redline.engine.answer import Answer, Delta
+from redline.engine.build import build
+from redline.types import Finish, Request, SamplingParams, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from redline.checkpoint import Checkpoint
+    from redline.engine.message import EngineInfo, Stats
+
+Message = Mapping[str, Any]  # {"role": ..., "content": ...}
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One answer. `tokens` includes the end token; `text` does not, nor a stop string."""
+
+    index: int
+    text: str
+    tokens: list[int]
+    finish: Finish
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """The answers to one prompt. `text` and `tokens` are those of the first choice."""
+
+    prompt_tokens: list[int]
+    choices: list[Choice]
+    usage: Usage
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    receipt: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.choices[0].tokens
+
+
+class LLM:
+    """A loaded model. Options are the fields of `redline.config`, by name; an unknown one is refused with the nearest.
+
+    Raises the errors of `redline.errors`: NotFound, CheckpointError, DoesNotFit, ConfigError, InvalidRequest ...
+    """
+
+    def __init__(self, model: str, *, receipts: bool = True, **options: Any):
+        self._receipts = receipts
+        self._engine = build(EngineConfig.from_options(model=model, **options))
+        self._tokenizer = tokenizer_for(self._engine.checkpoint, options.get("tokenizer"))
+        self._ids = itertools.count()
+        self._template: ChatTemplate | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was resolved: type, device, context, pages, memory, predicted speed."""
+        return self._engine.info
+
+    @property
+    def stats(self) -> Stats:
+        """Counters since the start: steps, tokens, preemptions, prefix hits."""
+        return self._engine.loop.stats
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._engine.checkpoint
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """Complete one prompt or several (text, or token ids), all together; results in the order of the prompts."""
+        return self._collect(self._requests(_listed(prompts), sampling))
+
+    def chat(self, messages: Sequence[Message], sampling: SamplingParams | None = None, **template: Any) -> Completion:
+        """Answer a conversation. `template` goes to the model's chat template (`tools=`, `enable_thinking=` ...)."""
+        return self._collect(self._requests([self.render(messages, **template)], sampling))[0]
+
+    def stream(
+        self, prompt: Prompt | Sequence[Message], sampling: SamplingParams | None = None, **template: Any
+    ) -> Iterator[Delta]:
+        """Deltas of one prompt, or of a conversation (a list of messages), as they come. Closing the iterator cancels."""
+        messages = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+        rendered: Any = self.render(prompt, **template) if messages else prompt  # type: ignore[arg-type]
+        for _, delta in self._run(self._requests([rendered], sampling)):
+            yield delta
+
+    def render(self, messages: Sequence[Message], **template: Any) -> list[int]:
+        """The tokens of a conversation, ready to be answered. Raises TemplateError."""
+        if self._template is None:
+            checkpoint = self._engine.checkpoint
+            self._template = ChatTemplate.of_model(checkpoint.chat_template, checkpoint.template_tokens)
+        return self._tokenizer.encode(self._template.render(list(messages), **template), add_special_tokens=False)
+
+    def close(self) -> None:
+        """Free the device. The object is of no use afterwards."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _requests(self, prompts: Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None) -> list[Request]:
+        params = [sampling or SamplingParams()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
+        if len(params) != len(prompts):
+            raise errors.InvalidRequest(f"{len(prompts)} prompts but {len(params)} sampling parameters", param="sampling")
+        requests = []
+        for prompt, wanted in zip(prompts, params, strict=True):
+            wanted.check(self.info.vocab_size)
+            tokens = self._tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            requests.append(
+                Request(
+                    id=f"offline-{next(self._ids)}",
+                    prompt=tokens,
+                    sampling=wanted,
+                    arrival=time.monotonic(),
+                    want_receipt=self._receipts,
+                )
+            )
+        return requests
+
+    def _run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
+        """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open."""
+        loop = self._engine.loop
+        place = {request.id: i for i, request in enumerate(requests)}
+        answers = {
+            (request.id, index): Answer(self._tokenizer, request, index)
+            for request in requests
+            for index in range(request.sampling.n)
+        }
+        for request in requests:
+            loop.submit(request)
+        try:
+            while answers:
+                loop.step()
+                for chunk in loop.take():
+                    answer = answers.get((chunk.id, chunk.index))
+                    if answer is None:  # of a generator that was closed
+                        continue
+                    delta = answer.push(chunk)
+                    if answer.wants_cancel and delta.finish is None:
+                        loop.cancel(chunk.id, chunk.index)
+                    if delta.finish is not None:
+                        del answers[chunk.id, chunk.index]
+                    if delta.failure is not None:
+                        raise errors.by_code(delta.failure.code)(delta.failure.message, hint=delta.failure.hint)
+                    yield place[chunk.id], delta
+        finally:
+            for id, index in answers:
+                loop.cancel(id, index)
+
+    def _collect(self, requests: Sequence[Request]) -> list[Completion]:
+        parts: list[list[Delta]] = [[] for _ in requests]
+        for place, delta in self._run(requests):
+            parts[place].append(delta)
+        return [_completion(request, deltas) for request, deltas in zip(requests, parts, strict=True)]
+
+
+def _completion(request: Request, deltas: Sequence[Delta]) -> Completion:
+    """The collected stream of one request."""
+    choices, usages = [], []
+    for index in range(request.sampling.n):
+        own = [delta for delta in deltas if delta.index == index]
+        last = own[-1]
+        assert last.finish is not None and last.usage is not None, "a choice without an end"
+        scored = [delta.logprobs for delta in own if delta.logprobs is not None]
+        choices.append(
+            Choice(
+                index=index,
+                text="".join(delta.text for delta in own),
+                tokens=[token for delta in own for token in delta.tokens],
+                finish=last.finish,
+                logprobs=[entry for part in scored for entry in part] if scored else None,
+            )
+        )
+        usages.append(last.usage)
+    return Completion(
+        prompt_tokens=request.prompt,
+        choices=choices,
+        usage=Usage(
+            prompt_tokens=usages[0].prompt_tokens,
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            cached_tokens=usages[0].cached_tokens,
+        ),
+        prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
+        receipt=next((d.receipt for d in reversed(deltas) if d.receipt is not None), None),
+    )
+
+
+def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several as a list: a string is one prompt, and so is a flat list of token ids."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and all(isinstance(item, int) for item in prompts):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]

@@ -1,0 +1,60 @@
+"""Fills a model's weights from a checkpoint, and refuses one that does not match tensor for tensor.
+
+Tensors that a sound file may hold and that are left out: rotary tables of old files, the head of a model that ties it to
+the embedding, and what the family's file lists (Gemma 3: the vision tower). Everything else must be wanted, once, in the
+expected shape, and nothing may be missing. Knows nothing of file formats or of number formats. Open `load` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from redline.checkpoint.base import Checkpoint
+from redline.checkpoint.packed import Packed
+from redline.errors import CheckpointError
+from redline.layers.weights import Slot
+from redline.models.registry import Model, family_of
+from redline.quant import unpack
+
+
+@torch.no_grad()
+def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None] | None = None) -> None:
+    """Fill every weight of `model` from `checkpoint.arrays()`. `progress` is told the share that is done, 0 to 1.
+
+    Raises CheckpointError naming a tensor that is missing, left over, there twice or of another shape.
+    """
+    slots = dict(model.slots())
+    family = family_of(model.shape)
+    missing = dict.fromkeys(slots)
+    total = sum(slot.target.numel() for slot in slots.values())
+    done = 0
+    for packed in checkpoint.arrays():
+        name = family.name(packed.name)
+        slot = slots.get(name)
+        if slot is None:
+            if family.ignores(packed.name) or (model.shape.tie_embeddings and name == "lm_head.weight"):
+                continue
+            raise CheckpointError(
+                f"{checkpoint.name} holds the tensor {packed.name}, which belongs to no part of a {model.shape.family} model"
+            )
+        if name not in missing:
+            raise CheckpointError(f"{checkpoint.name} holds the tensor {packed.name} twice")
+        del missing[name]
+        _fill(slot, packed, checkpoint.name)
+        done += slot.target.numel()
+        if progress is not None:
+            progress(done / total)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{checkpoint.name} lacks the tensor {next(iter(missing))}{more}")
+
+
+def _fill(slot: Slot, packed: Packed, source: str) -> None:
+    if tuple(packed.shape) != slot.shape:
+        raise CheckpointError(
+            f"tensor {packed.name} of {source} has the shape {tuple(packed.shape)}, the model needs {slot.shape}",
+            hint="the file and its config do not belong together",
+        )
+    slot.fill(unpack(packed, slot.target.dtype, slot.target.device))

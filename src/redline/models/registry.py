@@ -1,0 +1,47 @@
+"""Which family a shape belongs to, and a model of it with empty weights.
+
+Knows nothing of files (`load.py` fills the weights). Open `build` first.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from redline.errors import UnsupportedModel
+from redline.layers.decoder import Decoder as Model
+from redline.layers.weights import Place
+from redline.models import gemma3, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe
+from redline.models.family import Family
+from redline.parallel.ranks import Ranks
+from redline.shapes import ModelShape
+
+__all__ = ["Model", "build", "family_of"]
+
+_FAMILIES: dict[str, Family] = {
+    "llama": llama.FAMILY,
+    "mistral": mistral.FAMILY,
+    "qwen2": qwen2.FAMILY,
+    "qwen3": qwen3.FAMILY,
+    "gemma3": gemma3.FAMILY,
+    "mixtral": mixtral.FAMILY,
+    "qwen3_moe": qwen3_moe.FAMILY,
+}
+
+
+def family_of(shape: ModelShape) -> Family:
+    """The wiring and names of `shape.family`; raises UnsupportedModel for one that redline does not run."""
+    if shape.family not in _FAMILIES:
+        raise UnsupportedModel(f"family {shape.family!r} is not supported", hint=f"supported: {', '.join(_FAMILIES)}")
+    return _FAMILIES[shape.family]
+
+
+def build(
+    shape: ModelShape, dtype: torch.dtype, device: torch.device | str, *, max_len: int, ranks: Ranks | None = None
+) -> Model:
+    """A model of `shape` with uninitialised weights of `dtype` on `device`.
+
+    `max_len` is the longest context in tokens that it will see: the length of its rotary table. Without `ranks` the
+    device holds the whole model. Raises UnsupportedModel, or ConfigError where a dimension cannot be shared by the ranks.
+    """
+    family = family_of(shape)
+    return Model(shape, family.block, family.feed_forward, max_len, Place(dtype, torch.device(device), ranks or Ranks.single()))

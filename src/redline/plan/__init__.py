@@ -1,0 +1,26 @@
+"""What a machine can do with a model, before and after it runs: the roofline, the memory, the choices, the receipt.
+
+Knows a `ModelShape` and records of devices, never a model, a tensor or torch. Open `roofline.py` first (bytes and
+FLOPs of a step), then `memory.py` (what must fit), `resolve.py` (a config in which nothing is auto) and `receipt.py`
+(the limit beside what was measured).
+"""
+
+from redline.plan.memory import MemoryPlan
+from redline.plan.receipt import Meter, RequestMeter, StepLimit, receipt, summary
+from redline.plan.resolve import Resolved, resolve
+from redline.plan.roofline import Cost, StepWork, cost, limit_s
+
+__all__ = [
+    "Cost",
+    "MemoryPlan",
+    "Meter",
+    "RequestMeter",
+    "Resolved",
+    "StepLimit",
+    "StepWork",
+    "cost",
+    "limit_s",
+    "receipt",
+    "resolve",
+    "summary",
+]

@@ -1,0 +1,229 @@
+"""What must fit into a device's memory: weights, workspace and the KV pages. Numbers only, torch-free.
+
+The plan is made before a byte is loaded and the engine follows it. Open `plan_memory` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redline.errors import DoesNotFit
+from redline.plan.roofline import NORM_BYTES, norm_weights, weight_count
+from redline.shapes import ModelShape
+
+KIBI, MEBI, GIBI = 1 << 10, 1 << 20, 1 << 30
+
+# Sampling holds a few arrays of logits at once: the logits in float32, a float32 copy with penalties and temperature,
+# sorted values with their 64-bit indices, and running sums. 32 bytes per logit bound the sum of those live together.
+_BYTES_PER_LOGIT = 32
+_PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where prompt_logprobs are asked for
+_ROTARY_BYTES = 4  # cosine and sine tables are float32
+_TOKEN_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that redline may use in one place. `name` is how a sentence calls it ("cuda:0", "this machine").
+
+    `kv_most` caps the KV pages (the CPU's modest default); `kv_asked` is what the user gave with --kv-cache-memory and
+    must be there.
+    """
+
+    total_bytes: int
+    name: str
+    kv_most: int | None = None
+    kv_asked: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may run at once. `num_pages` is the user's own number, or None."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    prefix_caching: bool = True
+    num_pages: int | None = None
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of each part; `total_bytes` is their sum and at most `budget_bytes`."""
+
+    weights_bytes: int
+    kv_page_bytes: int
+    num_pages: int
+    workspace_bytes: int
+    total_bytes: int
+    budget_bytes: int
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.num_pages * self.kv_page_bytes
+
+
+def weights_bytes(shape: ModelShape, dtype_bytes: int) -> int:
+    """All weights as they lie in memory once loaded: matrices in the model's type, norms in float32."""
+    norms = norm_weights(shape)
+    return (weight_count(shape) - norms) * dtype_bytes + norms * NORM_BYTES
+
+
+def page_bytes(shape: ModelShape, page_size: int, dtype_bytes: int) -> int:
+    """One page: K and V of `page_size` tokens in every layer."""
+    return 2 * shape.num_layers * page_size * shape.num_kv_heads * shape.head_size * dtype_bytes
+
+
+def workspace_bytes(shape: ModelShape, dtype_bytes: int, limits: Limits) -> int:
+    """Upper estimate of what a step needs besides weights and KV: activations, logits, rotary tables, token table.
+
+    Activations: the widest layer's arrays of all tokens of a step, twice (a stage's input and output live together).
+    Logits: of max_num_seqs rows, or of a block of scored prompt tokens, at one time. Token table: every sequence's
+    tokens, on the device.
+    """
+    query, kv = shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
+    attention_width = 3 * shape.hidden_size + 2 * query + 2 * kv
+    if shape.moe is None:
+        ffn_width = 3 * shape.hidden_size + 3 * shape.intermediate_size
+    else:
+        ffn_width = 3 * shape.hidden_size + shape.moe.experts_per_token * (3 * shape.moe.intermediate_size + shape.hidden_size)
+    activations = 2 * limits.max_num_batched_tokens * max(attention_width, ffn_width) * dtype_bytes
+    logits = max(limits.max_num_seqs, _PROMPT_SCORE_ROWS) * shape.vocab_size * _BYTES_PER_LOGIT
+    tables = 1 if shape.rope_local is None else 2
+    rotary = tables * limits.max_model_len * shape.head_size * _ROTARY_BYTES
+    tokens = limits.max_num_seqs * (limits.max_model_len + 1) * _TOKEN_BYTES
+    return activations + logits + rotary + tokens
+
+
+def pages_for(tokens: int, page_size: int) -> int:
+    """Pages that hold `tokens` tokens of one sequence."""
+    return -(-tokens // page_size)
+
+
+def most_pages(limits: Limits, page_size: int) -> int:
+    """More pages than these would never be used: every sequence at its longest, and as many again for prefixes.
+
+    With the prefix cache on, pages whose sequence has ended are kept as long as nobody needs them; a pool twice the
+    live maximum lets a full batch find its predecessors' prefixes.
+    """
+    live = limits.max_num_seqs * pages_for(limits.max_model_len, page_size)
+    return 2 * live if limits.prefix_caching else live
+
+
+def plan_memory(shape: ModelShape, dtype_bytes: int, page_size: int, budget: Budget, limits: Limits) -> MemoryPlan:
+    """Share the budget out. Raises DoesNotFit, with the numbers and what to change, if the weights do not fit or if
+    the pages that are left cannot hold one sequence of max_model_len tokens.
+    """
+    needs = _Needs.of(shape, dtype_bytes, page_size, budget, limits)
+    if needs.room < needs.page:
+        raise needs.weights_do_not_fit()
+    pages = needs.pages()
+    if pages * needs.page > needs.room:
+        raise needs.asked_too_much(pages)
+    if pages < pages_for(limits.max_model_len, page_size):
+        raise needs.context_does_not_fit(pages)
+    return MemoryPlan(
+        weights_bytes=needs.weights,
+        kv_page_bytes=needs.page,
+        num_pages=pages,
+        workspace_bytes=needs.workspace,
+        total_bytes=needs.weights + needs.workspace + pages * needs.page,
+        budget_bytes=budget.total_bytes,
+    )
+
+
+def longest_context(shape: ModelShape, dtype_bytes: int, page_size: int, budget: Budget, limits: Limits) -> int:
+    """Tokens of one sequence that the pages of this budget could hold, at most `limits.max_model_len`; 0: none."""
+    needs = _Needs.of(shape, dtype_bytes, page_size, budget, limits)
+    pages = min(needs.pages(), needs.room // needs.page)
+    return max(0, min(limits.max_model_len, pages * page_size))
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """The sums behind one plan, and the sentences for when they do not add up. Bytes, but for `page_size` (tokens)."""
+
+    weights: int
+    workspace: int
+    page: int
+    page_size: int
+    dtype_bytes: int
+    budget: Budget
+    limits: Limits
+
+    @classmethod
+    def of(cls, shape: ModelShape, dtype_bytes: int, page_size: int, budget: Budget, limits: Limits) -> _Needs:
+        return cls(
+            weights=weights_bytes(shape, dtype_bytes),
+            workspace=workspace_bytes(shape, dtype_bytes, limits),
+            page=page_bytes(shape, page_size, dtype_bytes),
+            page_size=page_size,
+            dtype_bytes=dtype_bytes,
+            budget=budget,
+            limits=limits,
+        )
+
+    @property
+    def room(self) -> int:
+        """What weights and workspace leave for KV pages; negative if not even they fit."""
+        return self.budget.total_bytes - self.weights - self.workspace
+
+    def pages(self) -> int:
+        """Pages of the pool: the user's own number or bytes if given, else what fits, at most what could be used."""
+        if self.limits.num_pages is not None:
+            return self.limits.num_pages
+        if self.budget.kv_asked is not None:
+            return self.budget.kv_asked // self.page
+        room = self.room if self.budget.kv_most is None else min(self.room, self.budget.kv_most)
+        return min(room // self.page, most_pages(self.limits, self.page_size))
+
+    def weights_do_not_fit(self) -> DoesNotFit:
+        return DoesNotFit(
+            f"the model needs {size(self.weights)} for weights, {size(self.workspace)} for workspace and at least one KV page of "
+            f"{size(self.page)}; {size(max(0, self.budget.total_bytes))} may be used on {self.budget.name}",
+            hint=f"try {self._narrower()}a smaller model, or a lower --max-num-batched-tokens and --max-num-seqs",
+        )
+
+    def asked_too_much(self, pages: int) -> DoesNotFit:
+        option = "--num-pages" if self.limits.num_pages is not None else "--kv-cache-memory"
+        most = f"{self.room // self.page}" if self.limits.num_pages is not None else f"{self.room * 100 // GIBI / 100:g}"
+        return DoesNotFit(
+            f"{option} asks for {size(pages * self.page)} of KV pages; beside weights ({size(self.weights)}) and workspace "
+            f"({size(self.workspace)}) {size(self.room)} of the {size(self.budget.total_bytes)} on {self.budget.name} are left",
+            hint=f"try {option} {most}, or leave it out",
+        )
+
+    def context_does_not_fit(self, pages: int) -> DoesNotFit:
+        needed = pages_for(self.limits.max_model_len, self.page_size)
+        ways = [f"--max-model-len {pages * self.page_size}"] if pages else []
+        if needed * self.page <= self.room:
+            more = (
+                f"--num-pages {needed}"
+                if self.limits.num_pages is not None
+                else f"--kv-cache-memory {_gibi_up(needed * self.page)}"
+            )
+            ways.append(more)
+        else:
+            ways.append(f"{self._narrower()}a smaller model")
+        return DoesNotFit(
+            f"one sequence of {self.limits.max_model_len} tokens needs {size(needed * self.page)} of KV pages; "
+            f"{size(pages * self.page)} are planned on {self.budget.name} (of {size(self.budget.total_bytes)} that may be used, "
+            f"{size(self.weights)} are for weights and {size(self.workspace)} for workspace)",
+            hint=f"try {' or '.join(ways)}",
+        )
+
+    def _narrower(self) -> str:
+        return "--dtype bfloat16 (half the bytes), " if self.dtype_bytes > 2 else ""
+
+
+def _gibi_up(count: int) -> str:
+    """`count` bytes in GiB, rounded up to two decimals, as --kv-cache-memory takes it."""
+    return f"{-(-count * 100 // GIBI) / 100:g}"
+
+
+def size(count: int) -> str:
+    """Bytes as people read them: "512 MiB", "7.9 GiB"."""
+    if count >= GIBI:
+        return f"{count / GIBI:.1f} GiB"
+    if count >= 10 * MEBI:
+        return f"{count / MEBI:.0f} MiB"
+    return f"{count / MEBI:.1f} MiB" if count >= MEBI else f"{count / KIBI:.0f} KiB"

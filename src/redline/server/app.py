@@ -1,0 +1,55 @@
+"""The application: its routes, and the layers every request passes, outermost first. Open `build`; it is all of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from starlette.types import ExceptionHandler
+
+from redline.config import ServerConfig
+from redline.engine.client import EngineClient
+from redline.errors import RedlineError
+from redline.server import failures
+from redline.server.auth import Auth
+from redline.server.chat import ChatCompletions
+from redline.server.completions import Completions
+from redline.server.connection import ClientGone
+from redline.server.health import Health
+from redline.server.limits import BodyLimit
+from redline.server.metrics import Metrics
+from redline.server.models import Models
+from redline.server.service import Service
+
+if TYPE_CHECKING:
+    from redline.chat.template import ChatTemplate
+    from redline.tokenizer import Tokenizer
+
+
+def build(client: EngineClient, tokenizer: Tokenizer, template: ChatTemplate, config: ServerConfig) -> Starlette:
+    """The server over one engine client, which may still be loading; who made the client starts and closes it."""
+    name = config.served_model_name or client.config.model.model
+    service = Service(client=client, tokenizer=tokenizer, template=template, metrics=Metrics(client, name), served_name=name)
+    health, models = Health(service), Models(service)
+    routes = [
+        Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
+        Route("/v1/completions", Completions(service), methods=["POST"]),
+        Route("/v1/models", models.every),
+        Route("/v1/models/{model:path}", models.one),
+        Route("/health", health.health),
+        Route("/metrics", health.metrics),
+    ]
+    layers = [
+        Middleware(Auth, key=config.api_key),
+        Middleware(BodyLimit),
+    ]
+    handlers: dict[type[Exception], ExceptionHandler] = {
+        RedlineError: failures.on_redline_error,
+        HTTPException: failures.on_http_exception,
+        ClientGone: failures.on_client_gone,
+        Exception: failures.on_bug,
+    }
+    return Starlette(routes=routes, middleware=layers, exception_handlers=handlers)

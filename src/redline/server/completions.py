@@ -1,0 +1,120 @@
+"""POST /v1/completions: one prompt or several, as text or tokens, and the answer in the completions shape.
+
+Knows nothing of how an answer is made or sent (generation.py, reply.py). Open `Completions.__call__` first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from starlette.types import Receive, Scope, Send
+
+from redline.engine.answer import Delta
+from redline.errors import InvalidRequest
+from redline.server import logprobs
+from redline.server.chat import INLINE_CHARS, finish_of
+from redline.server.connection import read_body
+from redline.server.parameters import fit, parameters_of
+from redline.server.reply import Call, Json, reply
+from redline.server.schema import CompletionBody, decode
+from redline.server.service import Service
+from redline.tokenizer import Tokenizer
+from redline.types import Request, TokenLogprob
+
+MAX_PROMPTS = 1024
+Prompt = str | list[int]
+
+
+class Completions:
+    """The endpoint, as an ASGI application."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival = time.monotonic()
+        body = decode(await read_body(receive), CompletionBody)
+        service = self._service
+        info = service.ready()
+        service.check_model(body.model)
+        asked = parameters_of(body, info)
+        prompts = prompts_of(body)
+        if sum(len(prompt) for prompt in prompts) > INLINE_CHARS:
+            tokens = await asyncio.to_thread(self._tokens, prompts)
+        else:
+            tokens = self._tokens(prompts)
+        call = Call(prefix="cmpl", model=service.served_name, asked=asked, stream=bool(body.stream), arrival=arrival)
+        requests = [call.request(i, of, fit(of, asked, info, "prompt")) for i, of in enumerate(tokens)]
+        style = CompletionStyle(
+            service.tokenizer, requests, echo=prompts if body.echo else None, score_prompt=body.prompt_logprobs is not None
+        )
+        await reply(service, call, requests, style, receive, send)
+
+    def _tokens(self, prompts: list[Prompt]) -> list[list[int]]:
+        encode = self._service.tokenizer.encode
+        return [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+
+def prompts_of(body: CompletionBody) -> list[Prompt]:
+    """The prompts of a body, whichever of its four forms it takes. Raises InvalidRequest for a mixed list."""
+    if isinstance(body.prompt, str):
+        return [body.prompt]
+    tokens = [item for item in body.prompt if isinstance(item, int)]
+    others: list[Prompt] = [item for item in body.prompt if not isinstance(item, int)]
+    if tokens and others or len({type(item) for item in others}) > 1:
+        raise InvalidRequest("prompt mixes texts, tokens and lists of tokens", hint="send one kind", param="prompt")
+    prompts = [tokens] if tokens else others
+    if not 0 < len(prompts) <= MAX_PROMPTS:
+        raise InvalidRequest(f"prompt must hold 1 to {MAX_PROMPTS} prompts, not {len(prompts)}", param="prompt")
+    return list(prompts)
+
+
+class CompletionStyle:
+    """Writes completion choices; keeps, per choice, how much text its log-probabilities have covered."""
+
+    chunk_kind = "text_completion"
+    document_kind = "text_completion"
+
+    def __init__(self, tokenizer: Tokenizer, requests: list[Request], *, echo: list[Prompt] | None, score_prompt: bool) -> None:
+        """`echo`: the prompts, where answers begin with them; `score_prompt`: tell the prompts' log-probabilities."""
+        self._tokenizer = tokenizer
+        self._requests = requests
+        self._echo = echo
+        self._score_prompt = score_prompt
+        self._n = requests[0].sampling.n
+        self._covered: dict[int, int] = {}
+
+    def events(self, choice: int, delta: Delta) -> Iterator[Json]:
+        entry = self.choice(choice, delta)
+        if entry["text"] or delta.logprobs or delta.prompt_logprobs or delta.finish:
+            yield entry
+
+    def choice(self, choice: int, whole: Delta) -> Json:
+        request = self._requests[choice // self._n]
+        echoes = self._echo is not None and choice not in self._covered
+        self._covered.setdefault(choice, 0)
+        entry: Json = {
+            "index": choice,
+            "text": self._prompt_text(choice) + whole.text if echoes else whole.text,
+            "logprobs": None,
+        }
+        if request.sampling.logprobs is not None:
+            entry["logprobs"] = self._scores(choice, whole, request.prompt if echoes else [])
+        if self._score_prompt and whole.prompt_logprobs is not None:
+            entry["prompt_logprobs"] = logprobs.prompt_logprobs(whole.prompt_logprobs, self._tokenizer)
+        return {**entry, **finish_of(whole, request.sampling.stop_token_ids)}
+
+    def _scores(self, choice: int, delta: Delta, prompt: list[int]) -> Json:
+        entries: list[TokenLogprob | None] = [*(delta.logprobs or ())]
+        if prompt:
+            entries = [*(delta.prompt_logprobs or ()), *entries]
+        scores = logprobs.completion_logprobs(entries, [*prompt, *delta.tokens], self._covered[choice], self._tokenizer)
+        self._covered[choice] += sum(len(text) for text in scores["tokens"])
+        return scores
+
+    def _prompt_text(self, choice: int) -> str:
+        assert self._echo is not None
+        prompt = self._echo[choice // self._n]
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt, skip_special_tokens=False)

@@ -1,0 +1,31 @@
+"""GET /health, which needs no key, and GET /metrics. 200 only while requests are taken. Open `Health.health`."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from redline.server.metrics import CONTENT_TYPE
+from redline.server.service import Service
+
+
+class Health:
+    """Both endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, request: Request) -> Response:
+        """{"status": "ready" | "loading" | "dead"}, while loading with the stage and its per cent, dead with why."""
+        client = self._service.client
+        if client.alive:
+            return Response(b'{"status":"ready"}', media_type="application/json")
+        if client.state in ("new", "loading"):
+            body = {"status": "loading", "stage": client.progress.stage, "percent": round(client.progress.percent)}
+        else:
+            body = {"status": "dead", "reason": client.failure.message if client.failure else "the engine was closed"}
+        return Response(msgspec.json.encode(body), 503, {"retry-after": "1"}, "application/json")
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.page(), headers={"content-type": CONTENT_TYPE})

@@ -1,0 +1,115 @@
+"""How an answer leaves: as events while it grows, or as one document made of the same pieces.
+
+Both endpoints come through here; what differs between them is their `Style`. Open `reply` first.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.types import Receive, Send
+
+from redline.engine.answer import Delta
+from redline.server.connection import send_json, while_connected
+from redline.server.generation import Generation, merged
+from redline.server.parameters import Parameters
+from redline.server.service import Service
+from redline.server.sse import send_events
+from redline.types import Request, SamplingParams, Usage
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One API call, tokenised and checked."""
+
+    prefix: str  # of its id: what kind of object it is
+    model: str
+    asked: Parameters
+    stream: bool
+    arrival: float
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def head(self, kind: str) -> Json:
+        """What every object of the answer begins with."""
+        return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+
+    def request(self, number: int, prompt: list[int], sampling: SamplingParams) -> Request:
+        """Prompt `number` of the call, for the engine."""
+        return Request(
+            id=f"{self.prefix}-{self.id}-{number}",
+            prompt=prompt,
+            sampling=sampling,
+            priority=self.asked.priority,
+            arrival=self.arrival,
+            deadline=None if self.asked.deadline_s is None else self.arrival + self.asked.deadline_s,
+            cache_salt=self.asked.cache_salt,
+            want_receipt=self.asked.want_receipt,
+        )
+
+
+class Style(Protocol):
+    """How one endpoint writes a choice."""
+
+    chunk_kind: str
+    document_kind: str
+
+    def events(self, choice: int, delta: Delta) -> Iterable[Json]:
+        """The `choices` entries that tell `delta` in a stream; none where there is nothing to tell."""
+        ...
+
+    def choice(self, choice: int, whole: Delta) -> Json:
+        """The `choices` entry of a complete answer."""
+        ...
+
+
+async def reply(service: Service, call: Call, requests: list[Request], style: Style, receive: Receive, send: Send) -> None:
+    """Run the call and answer it; ends early, and cancels, when the client goes."""
+    generation = Generation(service, requests, call.arrival)
+    if call.stream:
+        work = send_events(send, _events(call, generation, style))
+    else:
+        work = _send_document(call, generation, style, send)
+    await while_connected(receive, work)
+
+
+async def _events(call: Call, generation: Generation, style: Style) -> AsyncIterator[list[Json]]:
+    head = call.head(style.chunk_kind)
+    usage = {"usage": None} if call.asked.include_usage else {}
+    async for pieces in generation.pieces():
+        yield [{**head, "choices": [entry], **usage} for choice, delta in pieces for entry in style.events(choice, delta)]
+    closing: Json = {}
+    if call.asked.include_usage:
+        closing["usage"] = _usage(generation.usage)
+    if call.asked.want_receipt:
+        closing["redline"] = generation.receipt
+    if closing:
+        yield [{**head, "choices": [], **closing}]
+
+
+async def _send_document(call: Call, generation: Generation, style: Style, send: Send) -> None:
+    deltas: dict[int, list[Delta]] = {}
+    async for pieces in generation.pieces():
+        for choice, delta in pieces:
+            deltas.setdefault(choice, []).append(delta)
+    body = call.head(style.document_kind)
+    body["choices"] = [style.choice(choice, merged(deltas[choice])) for choice in sorted(deltas)]
+    body["usage"] = _usage(generation.usage)
+    if call.asked.want_receipt:
+        body["redline"] = generation.receipt
+    await send_json(send, body)
+
+
+def _usage(usage: Usage) -> Json:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }

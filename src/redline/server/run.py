@@ -1,0 +1,199 @@
+"""Runs the server: a bound socket, the engine loading behind it, a ready announcement, a clean stop.
+
+It answers /health from the start, long before the engine is ready. It prints nothing: what happens is told through
+callbacks. A first SIGINT or SIGTERM takes no new connections and lets open requests end; a second one ends them.
+Open `serve` first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from redline.config import EngineConfig, ModelConfig, ServerConfig
+from redline.engine.client import EngineClient, Launcher
+from redline.engine.launch import launch
+from redline.engine.message import EngineInfo, Progress
+from redline.errors import ConfigError
+from redline.server.app import build
+
+if TYPE_CHECKING:
+    from redline.chat.template import ChatTemplate
+    from redline.tokenizer import Tokenizer
+
+DRAIN_S = 30
+KEEP_ALIVE_S = 75  # longer than the usual client keeps a connection it means to use again
+BACKLOG = 2048
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What the server needs of a model beside its engine."""
+
+    name: str
+    tokenizer: Tokenizer
+    template: ChatTemplate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What a caller may want to hear; called from the server's own thread."""
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    ready: Callable[[str, EngineInfo], None] = lambda url, info: None
+
+
+def open_text(model: ModelConfig) -> Text:
+    """Tokenizer and template of a model. Raises NotFound, CheckpointError, ConfigError ..."""
+    from redline import checkpoint
+    from redline.chat.template import ChatTemplate
+    from redline.tokenizer import Tokenizer
+
+    opened = checkpoint.open(model.model, revision=model.revision)
+    tokenizer = opened.tokenizer() if model.tokenizer is None else Tokenizer.from_folder(model.tokenizer)
+    return Text(opened.name, tokenizer, ChatTemplate.of_model(opened.chat_template, opened.template_tokens))
+
+
+def serve(
+    engine: EngineConfig,
+    server: ServerConfig,
+    callbacks: Callbacks = Callbacks(),
+    *,
+    open_text: Callable[[ModelConfig], Text] = open_text,
+    launcher: Launcher = launch,
+) -> signal.Signals | None:
+    """Serve until a signal comes, and return it.
+
+    Raises ConfigError for an address that cannot be used, and the engine's own error where it cannot start.
+    """
+    with bind(server.host, server.port) as listening:
+        return asyncio.run(_Run(engine, server, callbacks, launcher).run(listening, open_text))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigError with the next step."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port must be between 0 and 65535, not {port}", param="port")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ConfigError(f"the host {host!r} is unknown", hint="try --host 127.0.0.1", param="host") from error
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise _bind_error(host, port, error) from error
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a client on this machine reaches the socket."""
+    host, port = listening.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _bind_error(host: str, port: int, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(f"port {port} is in use", hint="try another --port, or --port 0 for a free one", param="port")
+    if error.errno == errno.EACCES:
+        return ConfigError(f"port {port} may not be used by this user", hint="try a --port above 1023", param="port")
+    return ConfigError(f"cannot listen on {host} port {port}: {error.strerror}", hint="try --host 127.0.0.1", param="host")
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its own signal handling, which would end the process instead of returning."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Run:
+    """One run of the server: what `serve` does inside the event loop."""
+
+    def __init__(self, engine: EngineConfig, server: ServerConfig, callbacks: Callbacks, launcher: Launcher) -> None:
+        self._config = server
+        self._callbacks = callbacks
+        self._client = EngineClient(engine, launcher=launcher, on_progress=callbacks.progress)
+        self._http: _Http | None = None
+        self._signal: signal.Signals | None = None
+        self._forced: asyncio.Task[None] | None = None
+
+    async def run(self, listening: socket.socket, open_text: Callable[[ModelConfig], Text]) -> signal.Signals | None:
+        starting = asyncio.create_task(self._client.start())
+        announcing = None
+        try:
+            with self._signals():
+                await asyncio.sleep(0)  # the engine process starts now, and loads while the text half is read
+                text = await asyncio.to_thread(open_text, self._client.config.model)
+                self._http = self._server(text)
+                announcing = asyncio.create_task(self._announce(starting, self._http, url_of(listening)))
+                self._http.should_exit = self._signal is not None
+                await self._http.serve([listening])
+            if announcing.done():
+                announcing.result()
+            return self._signal
+        finally:
+            await self._client.close()
+            await asyncio.gather(starting, *filter(None, (announcing, self._forced)), return_exceptions=True)
+
+    def _server(self, text: Text) -> _Http:
+        config = self._config
+        if config.served_model_name is None:
+            config = dataclasses.replace(config, served_model_name=text.name)
+        app = build(self._client, text.tokenizer, text.template, config)
+        return _Http(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+
+    async def _announce(self, starting: asyncio.Task[EngineInfo], http: _Http, url: str) -> None:
+        """Tell that the engine is ready, or stop serving because it never will be."""
+        try:
+            self._callbacks.ready(url, await starting)
+        except BaseException:
+            http.should_exit = True
+            raise
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._signal is not None and self._forced is None:
+            self._forced = asyncio.ensure_future(self._client.close())  # ends every open request with an error
+        self._signal = self._signal or number
+        if self._http is not None:
+            self._http.force_exit = self._http.should_exit
+            self._http.should_exit = True

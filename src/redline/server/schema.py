@@ -1,0 +1,219 @@
+"""The request bodies of the API, as records that forbid what they do not know.
+
+Every field of the OpenAI API is here: honoured, accepted because it cannot change the answer, or known and refused by
+name (`_unbuilt` of each record says which). Fields beyond that API are marked as extensions. null means absent. Knows
+how a body reads, not what it does: parameters.py turns it into `SamplingParams`. Open `decode` first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+from redline.errors import InvalidRequest, UnsupportedField
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A JSON object. `_unbuilt` maps a field that redline does not honour to the values that ask for nothing."""
+
+    _unbuilt: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    def refuse_unbuilt(self, path: str = "") -> None:
+        """Raise UnsupportedField for the first field that asks for what is not built."""
+        for name, harmless in self._unbuilt.items():
+            value = getattr(self, name)
+            if value is not None and value not in harmless:
+                only = " or ".join(msgspec.json.encode(value).decode() for value in harmless)
+                hint = f"leave it out, or send {only}" if harmless else "leave it out"
+                raise UnsupportedField(f"{path}{name} is not supported", hint=hint, param=f"{path}{name}")
+
+
+class StreamOptions(Record, frozen=True, kw_only=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+    _unbuilt = {"include_obfuscation": (False,)}
+
+
+class ContentPart(Record, frozen=True, kw_only=True):
+    type: str
+    text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    refusal: Any = None
+    prompt_cache_breakpoint: Any = None  # where a cached prefix ends; ours are found without being told
+
+
+class Message(Record, frozen=True, kw_only=True):
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: Any = None
+    tool_call_id: Any = None
+    function_call: Any = None
+    reasoning_content: Any = None
+    audio: Any = None
+    refusal: Any = None
+    annotations: Any = None
+
+    _unbuilt = {
+        "tool_calls": ([],),
+        "tool_call_id": (),
+        "function_call": (),
+        "reasoning_content": (),
+        "audio": (),
+        "refusal": (),
+        "annotations": ([],),
+    }
+
+
+class Body(Record, frozen=True, kw_only=True):
+    """What chat completions and completions share."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+    # Accepted: they cannot change the answer.
+    user: str | None = None
+    metadata: Any = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: Any = None
+
+    # Extensions.
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    prompt_logprobs: int | None = None
+    priority: int | None = None
+    deadline_ms: float | None = None
+    cache_salt: str | None = None
+    redline: bool | None = None  # answer with the request's receipt
+
+
+class ChatBody(Body, frozen=True, kw_only=True):
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    # Extensions.
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    # Known and not built.
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    moderation: Any = None
+
+    _unbuilt = {
+        "tools": ([],),
+        "tool_choice": ("none",),
+        "parallel_tool_calls": (),
+        "functions": ([],),
+        "function_call": ("none",),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "web_search_options": (),
+        "reasoning_effort": (),
+        "verbosity": (),
+        "moderation": (),
+    }
+
+
+class CompletionBody(Body, frozen=True, kw_only=True):
+    prompt: str | list[str | int | list[int]]  # one kind of item in a list: parameters.py sees to that
+    echo: bool | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
+    suffix: Any = None
+
+    _unbuilt = {"suffix": ("",)}
+
+
+B = TypeVar("B", bound=Body)
+
+_COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`)?", re.DOTALL)
+_FIELD = re.compile(r"Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
+
+
+def decode(data: bytes, kind: type[B]) -> B:
+    """The body of a request. Raises InvalidRequest or UnsupportedField, naming the field by its path."""
+    if not data.strip():
+        raise InvalidRequest("the request has no body", hint="send a JSON object")
+    try:
+        body = msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), kind) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply") from error
+    body.refuse_unbuilt()
+    if body.stream_options is not None:
+        body.stream_options.refuse_unbuilt("stream_options.")
+    if isinstance(body, ChatBody):
+        _refuse_unbuilt_messages(body.messages)
+    return body
+
+
+def _refuse_unbuilt_messages(messages: list[Message]) -> None:
+    for i, message in enumerate(messages):
+        message.refuse_unbuilt(f"messages[{i}].")
+        for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            path = f"messages[{i}].content[{j}]"
+            if part.type != "text":
+                raise UnsupportedField(f"{path}: parts of type {part.type!r} are not supported", hint="send text", param=path)
+            if part.text is None:
+                raise InvalidRequest(f"{path}.text is required", param=f"{path}.text")
+
+
+def _invalid(complaint: str, kind: type[Body]) -> InvalidRequest:
+    """msgspec's sentence about a body as ours: the path first, which is also `param`."""
+    match = _COMPLAINT.fullmatch(complaint)
+    assert match is not None
+    what, path = match["what"], match["path"] or ""
+    field = _FIELD.fullmatch(what)
+    if field is None:
+        said = what.replace("`", "")
+        subject = f"{path}: " if path else "the body: "
+        return InvalidRequest(f"{subject}{'a key: ' if match['key'] else ''}{said[:1].lower()}{said[1:]}", param=path or None)
+    param = f"{path}.{field['name']}" if path else field["name"]
+    if field["kind"] == "missing required":
+        return InvalidRequest(f"{param} is required", param=param)
+    near = difflib.get_close_matches(field["name"], kind.__struct_fields__, n=1) if not path else []
+    return InvalidRequest(f"there is no field {param}", hint=f"did you mean {near[0]}?" if near else "", param=param)

@@ -1,0 +1,119 @@
+"""The server over the fake engine: inside a test's event loop, or as a process of its own with a real port.
+
+The template is plain: the contents of the messages, one after the other. With the fake engine, which repeats its
+prompt, a chat of "abc" is answered with "abc".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+from redline.chat.template import ChatTemplate
+from starlette.applications import Starlette
+
+from fake_worker import VOCAB, as_process, in_thread
+from redline.config import EngineConfig, ModelConfig, ServerConfig
+from redline.engine.client import EngineClient
+from redline.server.app import build
+from redline.server.run import Callbacks, Text, serve
+from redline.tokenizer import Tokenizer
+
+MODEL = "fake-model"
+TESTS = Path(__file__).parent
+
+
+class PlainTemplate:
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        self.options = options
+        return "".join(message["content"] for message in messages)
+
+
+@dataclass
+class Live:
+    """A server in this event loop; `http` reaches it without a socket."""
+
+    app: Starlette
+    engine: EngineClient
+    http: httpx2.AsyncClient
+    template: PlainTemplate
+
+
+def engine_config() -> EngineConfig:
+    return EngineConfig(model=ModelConfig(model=MODEL))
+
+
+@contextlib.asynccontextmanager
+async def live(*, start: bool = True, api_key: str | None = None, **switches: object) -> AsyncIterator[Live]:
+    engine = EngineClient(engine_config(), launcher=in_thread(**switches))
+    template = PlainTemplate()
+    app = build(engine, Tokenizer.bytes(VOCAB), cast(ChatTemplate, template), ServerConfig(api_key=api_key))
+    try:
+        if start:
+            await engine.start()
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield Live(app, engine, http, template)
+    finally:
+        await engine.close()
+
+
+@dataclass
+class Served:
+    """A server process."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def metric(self, name: str) -> float:
+        for line in httpx2.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(name):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+@contextlib.contextmanager
+def served(server: Mapping[str, Any] | None = None, **switches: object) -> Iterator[Served]:
+    """A server process on a free port, ready; stopped on the way out if it still runs."""
+    path = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    command = [sys.executable, "-m", "fake_server", json.dumps([{"port": 0, **(server or {})}, switches])]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line, "the server ended before it was ready"
+        yield Served(line.strip(), process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _open_text(model: ModelConfig) -> Text:
+    return Text(model.model, Tokenizer.bytes(VOCAB), cast(ChatTemplate, PlainTemplate()))
+
+
+def _main(argument: str) -> None:
+    server, switches = json.loads(argument)
+    callbacks = Callbacks(ready=lambda url, info: print(url, flush=True))
+    serve(engine_config(), ServerConfig(**server), callbacks, open_text=_open_text, launcher=as_process(**switches))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

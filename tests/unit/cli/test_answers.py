@@ -1,0 +1,135 @@
+"""`generate` and `chat` over a fake model: what goes to which stream, and what a conversation remembers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from dataclasses import dataclass, field
+
+import pytest
+from click.testing import CliRunner
+
+from redline.cli import chat, generate, session
+from redline.errors import ContextTooLong, InvalidRequest
+from redline.types import SamplingParams, Usage
+
+
+@dataclass
+class Delta:
+    text: str
+    finish: str | None = None
+    usage: Usage | None = None
+    receipt: dict | None = None
+
+
+@dataclass
+class FakeLLM:
+    """Answers with the number of messages, or with the prompt backwards; keeps what it was asked."""
+
+    model: str
+    options: dict
+    asked: list = field(default_factory=list)
+    closed: bool = False
+    template: str | None = "{{ messages }}"
+    fails: list = field(default_factory=list)
+
+    @property
+    def info(self):
+        return types.SimpleNamespace(defaults={"temperature": 0.2, "top_k": 7})
+
+    @property
+    def checkpoint(self):
+        return types.SimpleNamespace(chat_template=self.template)
+
+    def stream(self, prompt, sampling):
+        self.asked.append((prompt, sampling))
+        if self.fails:
+            raise self.fails.pop()
+        text = prompt[::-1] if isinstance(prompt, str) else f"heard {len(prompt)}"
+        yield Delta(text[:3])
+        yield Delta(text[3:], "stop", Usage(prompt_tokens=4, completion_tokens=2), {"fake": True})
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def llm(monkeypatch):
+    """The fake that the command loads; `llm.options` are the options it was built with."""
+    fake = FakeLLM("", {})
+
+    def build(model, **options):
+        fake.model, fake.options = model, options
+        return fake
+
+    monkeypatch.setitem(sys.modules, "redline.llm", types.SimpleNamespace(LLM=build))
+    monkeypatch.setitem(sys.modules, "redline.plan.receipt", types.SimpleNamespace(summary=lambda receipt: "fast enough"))
+    monkeypatch.setattr(session, "make_local", lambda model, *, revision, progress: None)
+    return fake
+
+
+def run(command, *arguments, stdin=""):
+    return CliRunner().invoke(command, arguments, input=stdin)
+
+
+def test_the_answer_goes_to_stdout_and_the_receipt_to_stderr(llm):
+    result = run(generate.command, "m", "Hello", "--max-num-seqs", "2", "--temperature", "0", "--stop", "x")
+    assert result.stdout == "heard 1\n"
+    assert result.stderr.endswith("fast enough\n")
+    assert llm.asked == [([{"role": "user", "content": "Hello"}], SamplingParams(temperature=0.0, top_k=7, stop=("x",)))]
+    assert (llm.model, llm.options, llm.closed) == ("m", {"max_num_seqs": 2}, True)
+
+
+def test_raw_text_or_a_model_without_a_template_continues_the_prompt(llm):
+    assert run(generate.command, "m", "abcdef", "--raw").stdout == "fedcba\n"
+    llm.template = None
+    assert run(generate.command, "m", "abcdef").stdout == "fedcba\n"
+
+
+def test_json_is_one_document_and_nothing_else(llm):
+    result = run(generate.command, "m", "-", "--json", stdin="from a pipe")
+    assert result.stderr == ""
+    assert json.loads(result.stdout) == {
+        "text": "heard 1",
+        "finish": "stop",
+        "usage": {"prompt_tokens": 4, "completion_tokens": 2, "cached_tokens": 0},
+        "receipt": {"fake": True},
+    }
+
+
+@pytest.mark.parametrize("arguments", [("m", " "), ("m", "x", "--top-p", "3")])
+def test_a_wrong_request_is_refused_before_a_model_is_loaded(llm, arguments):
+    result = run(generate.command, *arguments)
+    assert isinstance(result.exception, InvalidRequest)
+    assert llm.model == ""
+
+
+def test_a_conversation_remembers_resets_and_ends(llm):
+    lines = "first\n\n  second \n/reset\nthird\n/system be brief\nfourth\n/what\n/exit\nnever\n"
+    result = run(chat.command, "m", "--system", "be kind", stdin=lines)
+    assert result.exit_code == 0, result.output
+    kind, brief = {"role": "system", "content": "be kind"}, {"role": "system", "content": "be brief"}
+    first = {"role": "user", "content": "first"}
+    assert [prompt for prompt, _ in llm.asked] == [
+        [kind, first],
+        [kind, first, {"role": "assistant", "content": "heard 2"}, {"role": "user", "content": "second"}],
+        [kind, {"role": "user", "content": "third"}],
+        [brief, {"role": "user", "content": "fourth"}],
+    ]
+    assert result.stdout == "heard 2\nheard 4\nheard 2\nheard 2\n"
+    assert "/what is not known" in result.stderr and llm.closed
+
+
+def test_the_end_of_the_input_ends_a_conversation(llm):
+    assert run(chat.command, "m", stdin="one").stdout == "heard 1\n"
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"), [(KeyboardInterrupt(), "stopped"), (ContextTooLong("4 of 3 tokens"), "4 of 3 tokens")]
+)
+def test_a_turn_that_was_stopped_or_does_not_fit_is_forgotten(llm, failure, said):
+    llm.fails = [failure]
+    result = run(chat.command, "m", stdin="one\ntwo\n")
+    assert said in result.stderr
+    assert llm.asked[1][0] == [{"role": "user", "content": "two"}]
