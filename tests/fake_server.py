@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx2
-from redline.chat.template import ChatTemplate
 from starlette.applications import Starlette
 
 from fake_worker import VOCAB, as_process, in_thread
+from redline.chat.template import ChatTemplate
 from redline.config import EngineConfig, ModelConfig, ServerConfig
 from redline.engine.client import EngineClient
 from redline.server.app import build
@@ -37,7 +37,8 @@ class PlainTemplate:
 
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         self.options = options
-        return "".join(message["content"] for message in messages)
+        contents = (message["content"] for message in messages)
+        return "".join(of if isinstance(of, str) else "+".join(part["text"] for part in of) for of in contents)
 
 
 @dataclass

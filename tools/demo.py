@@ -22,7 +22,7 @@ import httpx2
 
 from redline.plan.receipt import summary
 
-REDLINE = str(Path(sys.executable).with_name("redline"))
+REDLINE = [sys.executable, "-m", "redline.cli.main"]
 QUESTION = "In two sentences, why is the sky blue?"
 MAX_TOKENS = 96
 READY_S = 120.0
@@ -47,7 +47,7 @@ def main(model: str) -> int:
             step("the receipt of this answer")
             print(summary(receipt))
         step("the server has stopped cleanly")
-        print(f"\nYour turn:  {Path(REDLINE).parent}/redline chat {model}")
+        print(f"\nYour turn:  {Path(sys.executable).parent}/redline chat {model}")
     except DemoFailed as failure:
         print(f"\nmake demo: {failure}", file=sys.stderr)
         return 1
@@ -62,7 +62,7 @@ def step(title: str) -> None:
 
 def run(*arguments: str) -> None:
     """A redline command that must succeed; 3 means findings, which it has printed."""
-    code = subprocess.run([REDLINE, *arguments]).returncode
+    code = subprocess.run([*REDLINE, *arguments]).returncode
     if code not in (0, 3):
         raise DemoFailed(f"`redline {' '.join(arguments)}` ended with exit code {code}; its message is above.")
 
@@ -70,26 +70,31 @@ def run(*arguments: str) -> None:
 @contextmanager
 def serving(model: str) -> Iterator[str]:
     """The URL of a server on a free port, stopped with SIGTERM on the way out."""
-    server = subprocess.Popen([REDLINE, "serve", model, "--port", "0"], stdout=subprocess.PIPE, text=True)
-    try:
-        yield wait_ready(server)
-        server.send_signal(signal.SIGTERM)
+    with subprocess.Popen([*REDLINE, "serve", model, "--port", "0"], stdout=subprocess.PIPE, text=True) as server:
+        urls: queue.Queue[str] = queue.Queue()
+        echo = threading.Thread(target=_echo, args=(server, urls), daemon=True)
+        echo.start()
         try:
-            code = server.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            raise DemoFailed(f"the server did not stop within {STOP_S:.0f} s of SIGTERM.") from None
-        if code != 0:
-            raise DemoFailed(f"the server ended with exit code {code} after SIGTERM, not 0.")
-    finally:
-        if server.poll() is None:
-            server.kill()
-            server.wait()
+            yield wait_ready(server, urls)
+            stop(server)
+        finally:
+            server.kill()  # nothing happens if it has ended
+            echo.join()
 
 
-def wait_ready(server: subprocess.Popen[str]) -> str:
-    """Pass on what the server says; the URL of its ready block, once /health agrees."""
-    urls: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_echo, args=(server, urls), daemon=True).start()
+def stop(server: subprocess.Popen[str]) -> None:
+    """SIGTERM, after which the server must end with exit code 0."""
+    server.send_signal(signal.SIGTERM)
+    try:
+        code = server.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        raise DemoFailed(f"the server did not stop within {STOP_S:.0f} s of SIGTERM.") from None
+    if code != 0:
+        raise DemoFailed(f"the server ended with exit code {code} after SIGTERM, not 0.")
+
+
+def wait_ready(server: subprocess.Popen[str], urls: queue.Queue[str]) -> str:
+    """The URL of the server's ready block, once /health agrees."""
     try:
         url = urls.get(timeout=READY_S)
     except queue.Empty:

@@ -28,7 +28,9 @@ class ModelConfig:
     tokenizer: str | None = option(None, "Folder or tokenizer.json to use instead of the model's own.")
     revision: str | None = option(None, "Branch, tag or commit of a hub model.")
     dtype: str = option(
-        AUTO, "Type of weights and activations; auto takes what the machine runs best.", choices=(AUTO, "float32", "bfloat16", "float16")
+        AUTO,
+        "Type of weights and activations; auto takes what the machine runs best.",
+        choices=(AUTO, "float32", "bfloat16", "float16"),
     )
     max_model_len: int | None = option(None, "Longest context in tokens; the model's own where not given.")
     seed: int = option(0, "Seed of random: weights and of requests that bring none.")

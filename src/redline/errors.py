@@ -17,6 +17,7 @@
     └── EngineError               ours (CLI exit 1)
         ├── Overloaded            429  the queue is full; retry after `retry_after_s`
         ├── DeadlineExceeded      504
+        ├── NotReady              503  the engine is loading; retry
         ├── EngineDead            503  the engine process ended; retry
         └── InternalError         500
 
@@ -122,6 +123,12 @@ class Overloaded(EngineError):
 class DeadlineExceeded(EngineError):
     status = 504
     code = "deadline_exceeded"
+
+
+class NotReady(EngineError):
+    status = 503
+    code = "not_ready"
+    retryable = True
 
 
 class EngineDead(EngineError):

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from redline import errors
 from redline.chat.template import ChatTemplate
 from redline.checkpoint.opener import tokenizer_for
 from redline.config import EngineConfig
 from redline.engine.answer import Answer, Delta
 from redline.engine.build import build
+from redline.engine.message import error_of
+from redline.errors import InvalidRequest
 from redline.types import Finish, Request, SamplingParams, TokenLogprob, Usage
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class LLM:
     def __init__(self, model: str, *, receipts: bool = True, **options: Any):
         self._receipts = receipts
         self._engine = build(EngineConfig.from_options(model=model, **options))
+        if receipts and not self._engine.measured:
+            self._engine.measure()
         self._tokenizer = tokenizer_for(self._engine.checkpoint, options.get("tokenizer"))
         self._ids = itertools.count()
         self._template: ChatTemplate | None = None
@@ -129,7 +132,7 @@ class LLM:
     def _requests(self, prompts: Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None) -> list[Request]:
         params = [sampling or SamplingParams()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
         if len(params) != len(prompts):
-            raise errors.InvalidRequest(f"{len(prompts)} prompts but {len(params)} sampling parameters", param="sampling")
+            raise InvalidRequest(f"{len(prompts)} prompts but {len(params)} sampling parameters", param="sampling")
         requests = []
         for prompt, wanted in zip(prompts, params, strict=True):
             wanted.check(self.info.vocab_size)
@@ -169,7 +172,7 @@ class LLM:
                     if delta.finish is not None:
                         del answers[chunk.id, chunk.index]
                     if delta.failure is not None:
-                        raise errors.by_code(delta.failure.code)(delta.failure.message, hint=delta.failure.hint)
+                        raise error_of(delta.failure)
                     yield place[chunk.id], delta
         finally:
             for id, index in answers:

@@ -18,26 +18,26 @@ FLOATS: tuple[str, ...] = tuple(ELEMENT_BYTES)
 
 @dataclass(frozen=True)
 class Target:
-    """A chip as a kernel sees it. `shared_bytes` is the most one block may ask for; `matrix` whether Triton's `tl.dot`
-    becomes a matrix instruction there (on sm_75 Triton 3.6 emits plain multiply-adds instead)."""
+    """A chip as a kernel sees it. `shared_bytes` is the most one block may ask for; `matrix` the kind of instruction that
+    Triton 3.6 makes of a product of large 16-bit matrices: "mma", "wgmma", "tcgen05", or "" for plain multiply-adds."""
 
     capability: int  # 90 for sm_90
     shared_bytes: int
+    matrix: str
     dtypes: tuple[str, ...] = FLOATS
-    matrix: bool = True
 
 
 TARGETS: dict[int, Target] = {
     target.capability: target
     for target in (
-        Target(75, 64 * 1024, dtypes=("f32", "f16"), matrix=False),
-        Target(80, 163 * 1024),
-        Target(86, 99 * 1024),
-        Target(89, 99 * 1024),
-        Target(90, 227 * 1024),
-        Target(100, 227 * 1024),
-        Target(120, 99 * 1024),
-        Target(121, 99 * 1024),
+        Target(75, 64 * 1024, "", dtypes=("f32", "f16")),
+        Target(80, 163 * 1024, "mma"),
+        Target(86, 99 * 1024, "mma"),
+        Target(89, 99 * 1024, "mma"),
+        Target(90, 227 * 1024, "wgmma"),
+        Target(100, 227 * 1024, "tcgen05"),
+        Target(120, 99 * 1024, "mma"),
+        Target(121, 99 * 1024, "mma"),
     )
 }
 """The chips every kernel is compiled for. Shared memory per block: CUDA C++ Programming Guide, "Technical

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redline.errors import CheckpointError, UnsupportedModel
+from redline.fields import MAX_SIZE, Fields, shown
 from redline.known_models import CONFIGS
 
 
@@ -125,72 +125,9 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
 
 _ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-_MAX_SIZE = 1 << 24  # of any width; far above every model, far below an overflow
 _MAX_LAYERS = 1024
 _MAX_HEAD = 1024
 _MAX_POSITION = 1 << 30
-
-
-class _Fields:
-    """A dictionary from a file, read with checks. Every complaint names the key and the file's kind."""
-
-    def __init__(self, values: Mapping[str, Any], prefix: str = ""):
-        self._values = values
-        self._prefix = prefix
-
-    def get(self, key: str) -> Any:
-        return self._values.get(self._prefix + key)
-
-    def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = _MAX_SIZE) -> int:
-        """A whole number from low to high. A list of equal ones (GGUF's per-layer counts) counts as one."""
-        value = self.get(key)
-        if isinstance(value, Sequence) and not isinstance(value, str) and value and all(v == value[0] for v in value):
-            value = value[0]
-        elif isinstance(value, Sequence) and not isinstance(value, str) and value:
-            raise UnsupportedModel(f"{self._prefix}{key} differs from layer to layer, which redline does not run")
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise CheckpointError(f"the model's {self._prefix}{key} is missing")
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
-            raise CheckpointError(f"the model's {self._prefix}{key} must be a whole number from {low} to {high}, not {value!r}")
-        return int(value)
-
-    def number(self, key: str, default: float | None = None, *, above: float = 0.0) -> float:
-        """A finite number greater than `above`."""
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise CheckpointError(f"the model's {self._prefix}{key} is missing")
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not above < float(value) < math.inf:
-            raise CheckpointError(f"the model's {self._prefix}{key} must be a number above {above:g}, not {value!r}")
-        return float(value)
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        value = self.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"the model's {self._prefix}{key} must be true or false, not {value!r}")
-        return default if value is None else value
-
-    def number_list(self, key: str) -> tuple[float, ...]:
-        """A list of positive numbers; a missing one is an error."""
-        value = self.get(key)
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise CheckpointError(f"the model's {self._prefix}{key} must be a list of numbers, not {value!r}")
-        return tuple(_Fields({key: item}).number(key) for item in value)
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        value = self.get(key)
-        if value is not None and not isinstance(value, Mapping):
-            raise CheckpointError(f"the model's {self._prefix}{key} must be an object, not {value!r}")
-        return value or {}
-
-    def refuse(self, key: str, *allowed: Any) -> None:
-        """UnsupportedModel unless the key is missing, null or one of `allowed`."""
-        value = self.get(key)
-        if value is not None and value not in allowed:
-            raise UnsupportedModel(f"{self._prefix}{key} {value!r} is not supported")
 
 
 def from_hf(config: Mapping[str, Any]) -> ModelShape:
@@ -199,7 +136,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelShape:
     Where a key is missing, the family's default in transformers holds. Raises UnsupportedModel for an architecture,
     rope type or switch that redline does not run, and CheckpointError naming a key whose value cannot be.
     """
-    fields = _Fields(config)
+    fields = Fields(config)
     model_type = fields.get("model_type")
     if model_type == "gemma3":
         text = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **fields.mapping("text_config")}
@@ -207,7 +144,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelShape:
     family = _HF_FAMILY.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise _unknown_architecture(model_type)
-    fields = _Fields({**_HF_DEFAULTS[family], **config})
+    fields = Fields({**_HF_DEFAULTS[family], **config})
     hidden_size = fields.integer("hidden_size")
     num_heads = fields.integer("num_attention_heads")
     num_layers = fields.integer("num_hidden_layers", high=_MAX_LAYERS)
@@ -249,17 +186,17 @@ def from_hf(config: Mapping[str, Any]) -> ModelShape:
 
 
 def _unknown_architecture(name: object) -> UnsupportedModel:
-    return UnsupportedModel(f"models of architecture {name!r} are not supported", hint=f"supported: {', '.join(FAMILIES)}")
+    return UnsupportedModel(f"models of architecture {shown(name)} are not supported", hint=f"supported: {', '.join(FAMILIES)}")
 
 
-def _hf_activation(fields: _Fields, key: str, default: str) -> str:
+def _hf_activation(fields: Fields, key: str, default: str) -> str:
     name = fields.get(key) or default
     if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise UnsupportedModel(f"{key} {name!r} is not supported")
+        raise UnsupportedModel(f"{key} {shown(name)} is not supported")
     return _ACTIVATIONS[name]
 
 
-def _hf_moe(family: str, fields: _Fields) -> MoeShape | None:
+def _hf_moe(family: str, fields: Fields) -> MoeShape | None:
     if family == "mixtral":
         experts, size, norm_topk = fields.integer("num_local_experts"), fields.integer("intermediate_size"), True
     elif family == "qwen3_moe":
@@ -274,7 +211,7 @@ def _hf_moe(family: str, fields: _Fields) -> MoeShape | None:
     return MoeShape(num_experts=experts, experts_per_token=chosen, intermediate_size=size, norm_topk=norm_topk)
 
 
-def _hf_windows(family: str, fields: _Fields, num_layers: int) -> tuple[int, tuple[bool, ...]]:
+def _hf_windows(family: str, fields: Fields, num_layers: int) -> tuple[int, tuple[bool, ...]]:
     """(sliding_window, sliding_layers) as the family's transformers class reads them."""
     if family == "llama" or fields.get("sliding_window") is None:
         return 0, ()
@@ -294,19 +231,21 @@ def _hf_windows(family: str, fields: _Fields, num_layers: int) -> tuple[int, tup
 
 def _layer_types(types: Any, num_layers: int) -> tuple[bool, ...]:
     if not isinstance(types, Sequence) or len(types) != num_layers:
-        raise CheckpointError(f"the model's layer_types must name the kind of each of its {num_layers} layers, not {types!r}")
+        raise CheckpointError(
+            f"the model's layer_types must name the kind of each of its {num_layers} layers, not {shown(types)}"
+        )
     for kind in types:
         if kind not in ("sliding_attention", "full_attention"):
-            raise UnsupportedModel(f"layer_types {kind!r} is not supported")
+            raise UnsupportedModel(f"layer_types {shown(kind)} is not supported")
     return tuple(kind == "sliding_attention" for kind in types)
 
 
-def _hf_ropes(fields: _Fields, max_position: int) -> tuple[RopeShape, RopeShape | None]:
+def _hf_ropes(fields: Fields, max_position: int) -> tuple[RopeShape, RopeShape | None]:
     """(rope, rope_local): the second for sliding layers that rotate otherwise."""
     theta = fields.number("rope_theta", 10000.0, above=1.0)
     local_theta = fields.get("rope_local_base_freq")
     parameters = fields.mapping("rope_scaling") or fields.mapping("rope_parameters")
-    nested = {kind: _Fields(parameters).mapping(kind) for kind in ("full_attention", "sliding_attention") if kind in parameters}
+    nested = {kind: Fields(parameters).mapping(kind) for kind in ("full_attention", "sliding_attention") if kind in parameters}
     original = fields.integer("original_max_position_embeddings", 0, low=2, high=_MAX_POSITION)
     rope = _hf_rope(nested.get("full_attention", {}) if nested else parameters, theta, max_position, original)
     if nested.get("sliding_attention") or local_theta is not None:
@@ -317,10 +256,10 @@ def _hf_ropes(fields: _Fields, max_position: int) -> tuple[RopeShape, RopeShape 
 
 
 def _hf_rope(parameters: Mapping[str, Any], theta: float, max_position: int, original: int) -> RopeShape:
-    fields = _Fields(parameters)
+    fields = Fields(parameters)
     kind = fields.get("rope_type") or fields.get("type") or "default"
     if kind not in _ROPE_KINDS:
-        raise UnsupportedModel(f"rope type {kind!r} is not supported", hint=f"supported: {', '.join(_ROPE_KINDS)}")
+        raise UnsupportedModel(f"rope type {shown(kind)} is not supported", hint=f"supported: {', '.join(_ROPE_KINDS)}")
     fields.refuse("partial_rotary_factor", 1, 1.0)
     theta = fields.number("rope_theta", theta, above=1.0)
     if kind == "default":
@@ -368,7 +307,7 @@ def from_gguf(
     family = _GGUF_FAMILY.get(architecture) if isinstance(architecture, str) else None
     if family is None:
         raise _unknown_architecture(architecture)
-    fields = _Fields(metadata, f"{architecture}.")
+    fields = Fields(metadata, f"{architecture}.")
     hidden_size = fields.integer("embedding_length")
     num_heads = fields.integer("attention.head_count")
     num_layers = fields.integer("block_count", high=_MAX_LAYERS)
@@ -402,7 +341,7 @@ def from_gguf(
     return _consistent(_gguf_gemma3(shape, fields) if family == "gemma3" else shape)
 
 
-def _gguf_gemma3(shape: ModelShape, fields: _Fields) -> ModelShape:
+def _gguf_gemma3(shape: ModelShape, fields: Fields) -> ModelShape:
     """What llama.cpp builds into the architecture and a GGUF file therefore does not say."""
     # The 27B model (62 layers) alone divides by the width per head; all others by the head size.
     scalar = shape.hidden_size / shape.num_heads if shape.num_layers == 62 else shape.head_size
@@ -420,12 +359,12 @@ def _gguf_vocab(tensors: Mapping[str, tuple[int, ...]], hidden_size: int) -> int
     shape = tensors.get("token_embd.weight")
     if shape is None:
         raise CheckpointError("the tensor token_embd.weight is missing")
-    if len(shape) != 2 or shape[1] != hidden_size or not 1 <= shape[0] <= _MAX_SIZE:
+    if len(shape) != 2 or shape[1] != hidden_size or not 1 <= shape[0] <= MAX_SIZE:
         raise CheckpointError(f"token_embd.weight must have the shape (vocabulary, {hidden_size}), not {tuple(shape)}")
     return shape[0]
 
 
-def _gguf_moe(family: str, fields: _Fields) -> MoeShape | None:
+def _gguf_moe(family: str, fields: Fields) -> MoeShape | None:
     if family not in ("mixtral", "qwen3_moe"):
         return None
     size_key = "expert_feed_forward_length" if family == "qwen3_moe" else "feed_forward_length"
@@ -438,14 +377,14 @@ def _gguf_moe(family: str, fields: _Fields) -> MoeShape | None:
     )
 
 
-def _gguf_rope(fields: _Fields, max_position: int, freq_factors: Sequence[float], theta: float) -> RopeShape:
+def _gguf_rope(fields: Fields, max_position: int, freq_factors: Sequence[float], theta: float) -> RopeShape:
     theta = fields.number("rope.freq_base", theta, above=1.0)
     divisors = tuple(float(value) for value in freq_factors)
     kind = fields.get("rope.scaling.type") or ("linear" if fields.get("rope.scale_linear") is not None else "none")
     if kind == "none":
         return RopeShape(theta=theta, freq_factors=divisors)
     if kind not in ("linear", "yarn"):
-        raise UnsupportedModel(f"rope.scaling.type {kind!r} is not supported", hint="supported: none, linear, yarn")
+        raise UnsupportedModel(f"rope.scaling.type {shown(kind)} is not supported", hint="supported: none, linear, yarn")
     factor = fields.number("rope.scaling.factor" if fields.get("rope.scaling.type") else "rope.scale_linear")
     original = fields.integer("rope.scaling.original_context_length", max_position, high=_MAX_POSITION)
     rope = RopeShape(theta=theta, kind=kind, factor=factor, original_max_position=original, freq_factors=divisors)

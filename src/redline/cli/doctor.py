@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from redline import env
 from redline.cli.options import JSON
 from redline.cli.progress import Progress
 from redline.hardware.ceilings import Ceilings, Probes, identify, load, measure
@@ -36,7 +37,7 @@ def command(ctx: click.Context, again: bool, never: bool, as_json: bool) -> None
     """
     if again and never:
         raise click.UsageError("--measure and --no-measure contradict each other")
-    machine = detect()
+    machine = detect(visible=env.visible_gpus())
     report = examine(machine, known_ceilings(machine, again=again, never=never, quiet=as_json))
     choices = chosen(machine)
     click.echo(json.dumps(report.as_dict() | {"choices": choices}, indent=1) if as_json else text(report, choices))

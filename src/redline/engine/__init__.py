@@ -1,7 +1,7 @@
 """The engine room: turns requests into tokens, step by step.
 
-Half of it is torch-free and pure: `request` (the records), `pages`, `prefix`, `admission` and `scheduler`. It decides what a
-step computes and knows nothing of devices, models, text or HTTP. Names are exported lazily, so importing this room never
+Half of it is torch-free and pure: `request` (the records), `pages`, `prefix`, `ledger`, `admission` and `scheduler` decide
+what a step computes and know nothing of devices, models, text or HTTP. Names are exported lazily, so importing this room never
 imports torch. Open `scheduler.py` first.
 """
 

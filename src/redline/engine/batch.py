@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from redline.engine.scheduler import Entry, Plan
 from redline.kernels.attention import Ragged
 from redline.kernels.sample import SampleBatch
 from redline.types import SamplingParams
+
+Arrays = dict[str, Any]  # numpy arrays by name
 
 NEVER = -1.0e30  # added to a logit that must not win; finite, so that no infinity meets another
 
@@ -105,7 +108,7 @@ class Shipper:
         self._blocks: list[torch.Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
         self._turn = 0
 
-    def ship(self, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    def ship(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Device tensors of the same names, shapes and types."""
         if self._device.type == "cpu":
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -211,7 +214,7 @@ class BatchFiller:
             prompt_scores=tuple(_prompt_scores(entries, starts)),
         )
 
-    def _layout(self, entries: Seq[Entry]) -> dict[str, np.ndarray]:
+    def _layout(self, entries: Seq[Entry]) -> Arrays:
         """Row, position and KV slot of every packed token, and where each sequence begins."""
         rows = np.array([entry.row for entry in entries], np.int64)
         starts = np.array([entry.start for entry in entries], np.int64)
@@ -232,7 +235,7 @@ class BatchFiller:
             "page_table": self._state.pages[rows, :widest],
         }
 
-    def _uploads(self, entries: Seq[Entry]) -> dict[str, np.ndarray]:
+    def _uploads(self, entries: Seq[Entry]) -> Arrays:
         """Known tokens of new rows, as (row, column, token) triples of the token table."""
         fresh = [entry for entry in entries if entry.fresh]
         if not fresh:
@@ -244,7 +247,7 @@ class BatchFiller:
             "upload_tokens": np.concatenate([np.array(entry.sequence.tokens, np.int32) for entry in fresh]),
         }
 
-    def _sampling(self, sampling: Seq[tuple[int, Entry]], query_start: np.ndarray) -> dict[str, np.ndarray]:
+    def _sampling(self, sampling: Seq[tuple[int, Entry]], query_start: np.ndarray) -> Arrays:
         rows = np.array([entry.row for _, entry in sampling], np.int64)
         arrays = {
             "logit_rows": query_start[[i + 1 for i, _ in sampling]].astype(np.int64) - 1,
@@ -262,7 +265,7 @@ class BatchFiller:
 
     @staticmethod
     def _sample_inputs(
-        arrays: Mapping[str, np.ndarray], shipped: Mapping[str, torch.Tensor], sampling: Seq[tuple[int, Entry]]
+        arrays: Mapping[str, Any], shipped: Mapping[str, torch.Tensor], sampling: Seq[tuple[int, Entry]]
     ) -> SampleInputs:
         wanted = [k for _, entry in sampling if (k := entry.sequence.request.sampling.logprobs) is not None]
         drawn = arrays["temperature"] > 0
@@ -288,7 +291,7 @@ class BatchFiller:
         )
 
 
-def _penalty_arrays(sampling: Seq[tuple[int, Entry]]) -> dict[str, np.ndarray]:
+def _penalty_arrays(sampling: Seq[tuple[int, Entry]]) -> Arrays:
     index = [i for i, (_, entry) in enumerate(sampling) if entry.sequence.request.sampling.has_penalties]
     if not index:
         return {}
@@ -305,7 +308,7 @@ def _penalty_arrays(sampling: Seq[tuple[int, Entry]]) -> dict[str, np.ndarray]:
     }
 
 
-def _penalties(arrays: Mapping[str, np.ndarray], shipped: Mapping[str, torch.Tensor]) -> Penalties | None:
+def _penalties(arrays: Mapping[str, Any], shipped: Mapping[str, torch.Tensor]) -> Penalties | None:
     if "penalty_index" not in shipped:
         return None
     return Penalties(
@@ -320,7 +323,7 @@ def _penalties(arrays: Mapping[str, np.ndarray], shipped: Mapping[str, torch.Ten
     )
 
 
-def _bias_arrays(sampling: Seq[tuple[int, Entry]], eos_ids: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _bias_arrays(sampling: Seq[tuple[int, Entry]], eos_ids: tuple[int, ...]) -> Arrays:
     triples = [
         (i, token, value)
         for i, (_, entry) in enumerate(sampling)

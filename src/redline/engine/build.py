@@ -6,7 +6,6 @@ the offline door start here. Open `build` first.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from redline import checkpoint as checkpoints
-from redline import log
+from redline import env, log
 from redline.checkpoint import Checkpoint
 from redline.config import EngineConfig
 from redline.engine.admission import Limits
@@ -26,8 +25,10 @@ from redline.engine.prefix import PrefixCache
 from redline.engine.runner import Runner
 from redline.engine.scheduler import Scheduler
 from redline.engine.stats import Accounts
+from redline.engine.warmup import warm_up
 from redline.errors import DoesNotFit
-from redline.hardware import Ceilings, Gpu, Machine, ceilings, detect, identify
+from redline.hardware import Ceilings, Machine, ceilings, detect, identify
+from redline.kernels.probes import measure
 from redline.layers.batch import KVCache
 from redline.models.load import load
 from redline.models.registry import Model
@@ -51,6 +52,17 @@ class Engine:
     loop: Loop
     info: EngineInfo
     checkpoint: Checkpoint
+    machine: Machine
+
+    @property
+    def measured(self) -> bool:
+        """Whether the device's ceilings are known, so that receipts can name its limit."""
+        return self.loop.meter.ceilings is not None
+
+    def measure(self) -> None:
+        """Measure the device, about a second, with nothing running on it; kept for the next start."""
+        assert not self.loop.has_work, "a busy device cannot be measured"
+        self.loop.meter.ceilings = measure(self.machine, self.info.device)
 
     def close(self) -> None:
         self.loop.close()
@@ -64,7 +76,7 @@ def build(config: EngineConfig, progress: Progress = lambda stage, percent: None
     began = time.monotonic()
     progress("reading the model file", 0)
     checkpoint = checkpoints.open(config.model.model, revision=config.model.revision)
-    machine = with_torch_gpus(detect())
+    machine = detect(visible=env.visible_gpus())
     resolved = resolve(
         config, checkpoint.shape, machine, stored_dtype=checkpoint.stored_dtype, free_bytes=_free_bytes(config, machine)
     )
@@ -74,34 +86,10 @@ def build(config: EngineConfig, progress: Progress = lambda stage, percent: None
     if device.type == "cpu":
         torch.set_num_threads(resolved.config.device.num_threads or 1)
     model = _load_model(checkpoint, resolved, device, progress)
-    progress("allocating KV pages", 90)
     known = ceilings.load(identify(machine, resolved.config.device.device))
-    loop = _loop(checkpoint, resolved, model, device, known)
-    progress("warming up", 95)
+    loop = _loop(checkpoint, resolved, model, known, progress)
     info = _info(checkpoint, resolved, known, time.monotonic() - began)
-    return Engine(loop, info, checkpoint)
-
-
-def with_torch_gpus(machine: Machine) -> Machine:
-    """`machine`, with the GPUs that torch sees where NVML (an optional package) showed none."""
-    if machine.gpus or not torch.cuda.is_available():
-        return machine
-    gpus = []
-    for index in range(torch.cuda.device_count()):
-        seen = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
-        gpus.append(
-            Gpu(
-                index=index,
-                uuid=str(getattr(seen, "uuid", index)),
-                name=seen.name,
-                capability=(seen.major, seen.minor),
-                memory_bytes=total,
-                free_bytes=free,
-                driver="",
-            )
-        )
-    return dataclasses.replace(machine, gpus=tuple(gpus))
+    return Engine(loop, info, checkpoint, machine)
 
 
 def _free_bytes(config: EngineConfig, machine: Machine) -> int | None:
@@ -127,21 +115,23 @@ def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device
     return model
 
 
-def _loop(
-    checkpoint: Checkpoint, resolved: Resolved, model: Model, device: torch.device, known: Ceilings | None
-) -> Loop:
+def _loop(checkpoint: Checkpoint, resolved: Resolved, model: Model, known: Ceilings | None, progress: Progress) -> Loop:
     config, shape, memory = resolved.config, checkpoint.shape, resolved.memory
     page_size, rows, length = config.cache.page_size or 0, config.scheduler.max_num_seqs or 0, config.model.max_model_len or 0
-    dtype = getattr(torch, config.model.dtype)
+    num_tokens = config.scheduler.max_num_batched_tokens or rows
+    dtype, device = getattr(torch, config.model.dtype), torch.device(config.device.device)
+    progress("allocating KV pages", 90)
     cache = _allocate_cache(shape, memory, page_size, dtype, device)
     table = torch.zeros((rows, length + 1), dtype=torch.int32, device=device)
     eos_ids = checkpoint.generation.eos_ids
     filler = BatchFiller(max_num_seqs=rows, max_model_len=length, page_size=page_size, eos_ids=eos_ids, device=device)
     runner = Runner(model, cache, filler, table, num_threads=config.device.num_threads)
+    progress("warming up", 95)
+    warm_up(runner, num_pages=memory.num_pages, page_size=page_size, max_tokens=min(length - 1, num_tokens))
     pool = PagePool(memory.num_pages, page_size)
     limits = Limits(
         max_num_seqs=rows,
-        max_num_batched_tokens=config.scheduler.max_num_batched_tokens or rows,
+        max_num_batched_tokens=num_tokens,
         max_model_len=length,
         max_queued_requests=config.scheduler.max_queued_requests,
     )
@@ -151,9 +141,7 @@ def _loop(
     return Loop(runner, scheduler, Accounts(meter, shape.sliding_window))
 
 
-def _allocate_cache(
-    shape: ModelShape, memory: MemoryPlan, page_size: int, dtype: torch.dtype, device: torch.device
-) -> KVCache:
+def _allocate_cache(shape: ModelShape, memory: MemoryPlan, page_size: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     try:
         return KVCache.allocate(
             num_layers=shape.num_layers,

@@ -37,10 +37,10 @@ class Ledger:
         return pages, len(pages) * self._pool.page_size
 
     def cost(self, seq: Sequence, shared: list[int], start: int) -> int:
-        """Available pages that waiting `seq` needs for all its tokens: new ones, idle ones to revive, one to copy into."""
+        """Available pages that waiting `seq` needs for its tokens and the next: new ones, idle ones to revive, one to copy into."""
         revived = sum(1 for page in shared if self._pool.refs(page) == 0)
         copied = start < len(shared) * self._pool.page_size
-        return self._pool.pages_for(len(seq.tokens)) - len(shared) + revived + copied
+        return self._pool.pages_for(min(len(seq.tokens) + 1, seq.limit - 1)) - len(shared) + revived + copied
 
     def claim(self, seq: Sequence) -> int:
         """Pages that the existing tokens of a running sequence will still take."""

@@ -20,6 +20,7 @@ from redline.engine.runner import Launched, Runner, StepResult
 from redline.engine.scheduler import Plan, Scheduler
 from redline.engine.stats import Accounts
 from redline.errors import InternalError, RedlineError
+from redline.plan.receipt import Meter
 from redline.types import Chunk, Failure, Request, TokenLogprob, Usage
 
 _SEED_BITS = 63
@@ -36,6 +37,11 @@ class Loop:
         self._outbox: list[Chunk] = []
         self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
         self._seeds = random.Random()
+
+    @property
+    def meter(self) -> Meter:
+        """The engine's steps against the roofline."""
+        return self._accounts.meter
 
     @property
     def stats(self) -> Stats:
@@ -59,11 +65,10 @@ class Loop:
             return
         self._accounts.open(request)
 
-    def cancel(self, id: str, index: int | None = None, *, failure: Failure | None = None) -> None:
+    def cancel(self, id: str, index: int | None = None) -> None:
         """End a request, or one choice of it; its pages are free when this returns. Unknown ids are fine."""
-        finish = "abort" if failure is None else "error"
-        for ended in self._scheduler.cancel(id, finish, index=index):
-            self._end(ended, failure)
+        for ended in self._scheduler.cancel(id, index=index):
+            self._end(ended, None)
 
     def cancel_all(self) -> None:
         """End every request."""
@@ -154,11 +159,11 @@ class Loop:
             self._outbox.append(Chunk(id=request.id, index=index, finish="error", failure=failure, usage=Usage()))
 
     def _fail(self, plan: Plan, error: Exception) -> None:
-        """End the requests of a step that did not work; the others go on."""
+        """End the requests of a step that did not work, and whoever shares what it was to write; the others go on."""
         log.get("engine").error("step %d failed: %s", plan.step, error, exc_info=error)
         failure = failure_of(error if isinstance(error, RedlineError) else InternalError(f"a step failed: {error}"))
-        for id in dict.fromkeys(entry.sequence.request.id for entry in plan.entries):
-            self.cancel(id, failure=failure)
+        for ended in self._scheduler.abandon(plan):
+            self._end(ended, failure)
 
     def _keep_prompt_scores(self, plan: Plan, result: StepResult) -> None:
         """Scores come chunk by chunk, and again after a preemption: keep them by position until the first token."""
@@ -178,5 +183,3 @@ class Loop:
 
 def _usage(sequence: Sequence) -> Usage:
     return Usage(prompt_tokens=sequence.prompt_len, completion_tokens=sequence.num_answer, cached_tokens=sequence.cached_tokens)
-
-

@@ -135,12 +135,12 @@ class ChannelClosed(Exception):
 
 def failure_of(error: RedlineError) -> Failure:
     """`error` as it crosses the process boundary."""
-    return Failure(code=error.code, message=error.message, hint=error.hint)
+    return Failure(code=error.code, message=error.message, hint=error.hint, param=error.param, retry_after_s=error.retry_after_s)
 
 
 def error_of(failure: Failure) -> RedlineError:
     """The exception that `failure` stands for."""
-    return by_code(failure.code)(failure.message, hint=failure.hint)
+    return by_code(failure.code)(failure.message, hint=failure.hint, param=failure.param, retry_after_s=failure.retry_after_s)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -200,7 +200,7 @@ class Channel:
         self._lock = threading.Lock()
 
     def send(self, message: Message) -> None:
-        """Send or buffer one message. Raises ChannelClosed."""
+        """Send or buffer one message; the next `send`, `poll` or `close` sends what is pending. Raises ChannelClosed."""
         data = frame(message)
         with self._lock:
             self._backlog.append(memoryview(data))

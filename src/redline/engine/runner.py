@@ -178,6 +178,4 @@ def _to_host(outputs: _Outputs, seconds: float, host_s: float) -> StepResult:
 
 def _logprobs(tokens: list[int], scores: Scores) -> list[TokenLogprob]:
     chosen, best, ids = scores.chosen_R.tolist(), scores.best_RK.tolist(), scores.best_tokens_RK.tolist()
-    return [
-        TokenLogprob(token, chosen[i], list(zip(ids[i], best[i], strict=True))) for i, token in enumerate(tokens)
-    ]
+    return [TokenLogprob(token, chosen[i], list(zip(ids[i], best[i], strict=True))) for i, token in enumerate(tokens)]

@@ -3,8 +3,8 @@
 The loop launches step n, applies the results of step n-1 and plans step n+1, so `plan` never knows the tokens of the newest
 launched step; the device feeds them to the next step itself. Three rules make that safe:
 
-- Every plan is launched (or given to `abandon`), in the order of planning, and the device runs steps in that order. Pages that are let go may
-  therefore be handed to the next plan at once, and a page counts as written once its step is planned.
+- Every plan is launched (or given to `abandon`), in the order of planning, and the device runs steps in that order. Pages
+  that are let go may therefore be handed to the next plan at once, and a page counts as written once its step is planned.
 - An end by length is known when the last token is planned, so nothing is computed past it. An end token is known one step
   late: the step planned meanwhile runs for nothing and its result is ignored.
 - A sequence that lost its pages starts again only when all its tokens are known.
@@ -274,7 +274,7 @@ class Scheduler:
                 draft.add(seq, count, fresh=False)
 
     def _admit_waiting(self, draft: _Draft) -> None:
-        """Start waiting sequences in order of rank while there are rows, budget, and pages for all their known tokens."""
+        """Start waiting sequences in order of rank while there are rows, budget, and pages for all their tokens and the next."""
         waiting = self._waiting
         if not (waiting and self._rows and draft.budget):
             return

@@ -92,7 +92,7 @@ class Accounts:
 
     def stats(self, scheduler: SchedulerStats) -> Stats:
         """The message for metrics."""
-        more = {}
+        more: dict[str, float] = {}
         for phase, total in self.meter.totals.items():
             more |= {f"{phase}_tokens_total": float(total.tokens), f"{phase}_seconds_total": total.wall_s}
             if total.limit_s and total.wall_s:

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from redline import env, log
 from redline.config import EngineConfig
-from redline.engine.message import Cancel, Channel, ChannelClosed, Configure, Failed, Output, Progress, Ready, Stop, Submit, failure_of
+from redline.engine.message import (
+    Cancel,
+    Channel,
+    ChannelClosed,
+    Configure,
+    Failed,
+    Output,
+    Progress,
+    Ready,
+    Stop,
+    Submit,
+    failure_of,
+)
 from redline.errors import InternalError, RedlineError
 
 if TYPE_CHECKING:
@@ -63,8 +75,11 @@ def _turn(channel: Channel, engine: Engine) -> None:
     """Messages in, a step, chunks out, until told to stop. Waits for messages only when there is nothing to compute."""
     loop, open_for_work, told = engine.loop, True, 0.0
     while open_for_work or loop.has_work:
-        for message in channel.poll(0 if loop.has_work else STATS_EVERY_S):
+        messages = channel.poll(0 if loop.has_work else STATS_EVERY_S)
+        for message in messages:
             open_for_work = _obey(message, loop) and open_for_work
+        if not (messages or loop.has_work or engine.measured):
+            engine.measure()  # once in a machine's life, and never while a request waits
         if loop.has_work:
             loop.step()
         chunks = loop.take()

@@ -6,7 +6,7 @@ one matrix, and walks the keys that any of them sees in tiles, with a running so
 (flash-decoding). Tiles before a sliding window are never visited; tiles that every row sees whole need no mask. Keys are
 found one by one through the page table, so any page size works; cache offsets are 64-bit.
 
-How big the tiles are is data: `TILINGS`, the first that fits the chip's shared memory. Open `paged_attention` first, then
+How big the tiles are is data, by head size and chip: see `Tiling`. Open `paged_attention` first, then
 `_attend`. Legend as in attention.py; M rows, X keys of a tile, Z splits, H padded to a power of two inside the kernels.
 """
 
@@ -38,7 +38,8 @@ REDUCE_AT_ONCE = tl.constexpr(16)
 
 @dataclass(frozen=True)
 class Tiling:
-    """Rows and keys of a tile, warps of a program, and how many tiles of K and V are in flight."""
+    """Rows and keys of a tile, warps of a program, and Triton's pipeline depth. Loading through the page table takes two of
+    its stages, so that `stages - 3` tiles of K and V are on their way while one is worked on."""
 
     rows: int
     keys: int
@@ -46,37 +47,37 @@ class Tiling:
     stages: int
 
     def shared_bytes(self, head_size: int, element_bytes: int) -> int:
-        """An upper estimate of what the kernel asks for; the compile matrix holds it against the truth."""
-        return (2 * self.stages * self.keys + self.rows) * head_size * element_bytes + SCRATCH_BYTES
+        """What the kernel asks for, about; the compile matrix holds the chip's limit against the truth."""
+        return (2 * max(1, self.stages - 3) * self.keys + self.rows) * head_size * element_bytes
 
 
-SCRATCH_BYTES = 2048
-
-# By (decode, matrix instructions for this type, padded head size up to): best first; the last one fits every chip.
-TILINGS: dict[tuple[bool, bool, int], tuple[Tiling, ...]] = {
-    (True, True, 64): (Tiling(16, 128, 4, 3), Tiling(16, 64, 4, 2)),
-    (True, True, 128): (Tiling(16, 64, 4, 3), Tiling(16, 64, 4, 2), Tiling(16, 32, 4, 2)),
-    (True, True, 256): (Tiling(16, 32, 4, 3), Tiling(16, 32, 4, 2), Tiling(16, 16, 4, 2)),
-    (False, True, 64): (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 2)),
-    (False, True, 128): (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 2), Tiling(64, 32, 4, 2)),
-    (False, True, 256): (Tiling(64, 32, 8, 3), Tiling(64, 32, 8, 2), Tiling(32, 16, 4, 2)),
-    (True, False, 64): (Tiling(16, 32, 4, 1),),
-    (True, False, 128): (Tiling(16, 32, 4, 1),),
-    (True, False, 256): (Tiling(16, 16, 4, 1),),
-    (False, False, 64): (Tiling(32, 32, 4, 1),),
-    (False, False, 128): (Tiling(32, 32, 8, 1),),
-    (False, False, 256): (Tiling(16, 16, 8, 1),),
+# By padded head size, best first. Decode: the first of which two programs fit one processor's shared memory.
+DECODE_TILINGS: dict[int, tuple[Tiling, ...]] = {
+    64: (Tiling(16, 128, 4, 5), Tiling(16, 64, 4, 5)),
+    128: (Tiling(16, 64, 4, 5), Tiling(16, 32, 4, 5)),
+    256: (Tiling(16, 32, 4, 5), Tiling(16, 16, 4, 5)),
 }
+# By the kind of matrix instruction; "" also serves float32 everywhere, in which products are exact and slow.
+PREFILL_TILINGS: dict[str, dict[int, Tiling]] = {
+    "wgmma": {64: Tiling(128, 64, 4, 4), 128: Tiling(128, 64, 8, 4), 256: Tiling(64, 32, 8, 4)},
+    "tcgen05": {64: Tiling(128, 64, 8, 4), 128: Tiling(128, 64, 8, 4), 256: Tiling(64, 32, 8, 4)},
+    "mma": {64: Tiling(128, 64, 8, 4), 128: Tiling(64, 32, 4, 4), 256: Tiling(64, 32, 8, 4)},
+    "": {64: Tiling(32, 32, 4, 1), 128: Tiling(32, 32, 8, 1), 256: Tiling(16, 16, 8, 1)},
+}
+PLAIN_DECODE_TILINGS: dict[int, Tiling] = {64: Tiling(16, 32, 4, 1), 128: Tiling(16, 32, 4, 1), 256: Tiling(16, 16, 4, 1)}
 
 
-def choose_tiling(decode: bool, head_size: int, dtype: torch.dtype, device: Device) -> Tiling:
-    """The best tiling that fits the chip. `head_size` is the padded one."""
-    matrix = device.target.matrix and dtype is not torch.float32
-    fitting = TILINGS[decode, matrix, max(64, head_size)]
-    for tiling in fitting:
-        if tiling.shared_bytes(head_size, dtype.itemsize) <= device.target.shared_bytes:
-            return tiling
-    return fitting[-1]
+def choose_tiling(rows: int, padded_size: int, dtype: torch.dtype, device: Device) -> Tiling:
+    """The best tiling for sequences of `rows` query rows (tokens times G) on this chip."""
+    matrix = "" if dtype is torch.float32 else device.target.matrix
+    padded_size = max(64, padded_size)
+    if rows > 16:
+        return PREFILL_TILINGS[matrix][padded_size]
+    if not matrix:
+        return PLAIN_DECODE_TILINGS[padded_size]
+    candidates = DECODE_TILINGS[padded_size]
+    room = device.target.shared_bytes // 2
+    return next((tiling for tiling in candidates if tiling.shared_bytes(padded_size, 2) <= room), candidates[-1])
 
 
 def choose_splits(programs: int, max_context: int, processors: int) -> int:
@@ -96,7 +97,7 @@ def paged_attention(
     group, padded_size = heads // kv_heads, max(16, next_power_of_two(size))
     sequences = len(ragged.context_B)
     decode = ragged.max_query <= DECODE_QUERIES
-    tiling = choose_tiling(decode, padded_size, q_TNH.dtype, device)
+    tiling = choose_tiling(ragged.max_query * group, padded_size, q_TNH.dtype, device)
     rows = max(tiling.rows, next_power_of_two(group))
     block_tokens = rows // group
     blocks = ceil_div(ragged.max_query, block_tokens) if decode else 0

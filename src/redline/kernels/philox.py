@@ -55,11 +55,15 @@ def uniform(seed: Tensor, position: Tensor, token: Tensor) -> Tensor:
 
 def uniform_rows(seed_B: Tensor, position_B: Tensor, vocab_size: int) -> Tensor:
     """`uniform` of every token of the vocabulary, [B, V]: the four words of a block are all used, so it costs a fourth."""
-    tiles = -(-vocab_size // TILE)
-    block_1X = torch.arange(tiles * BLOCKS_PER_TILE, device=seed_B.device).unsqueeze(0)
+    block_1X = torch.arange(num_blocks(vocab_size), device=seed_B.device).unsqueeze(0)
     four = _block_words(seed_B.unsqueeze(1), position_B.unsqueeze(1), block_1X)
-    lanes = [to_uniform(word).view(-1, tiles, 1, BLOCKS_PER_TILE) for word in four]
+    lanes = [to_uniform(word).view(len(seed_B), -1, 1, BLOCKS_PER_TILE) for word in four]
     return torch.cat(lanes, 2).flatten(1)[:, :vocab_size]
+
+
+def num_blocks(vocab_size: int) -> int:
+    """How many blocks serve a vocabulary: whole tiles of them."""
+    return -(-vocab_size // TILE) * BLOCKS_PER_TILE
 
 
 def to_uniform(word: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 They return the rates of single repeats; `hardware.ceilings` decides what to make of them. Operands are random (constant
 data draws less power and runs faster than any model), and a read never finds its data in a cache: the buffer is several
 times the last one. Everything together takes under 1.5 s on two CPU cores and under 3 s on a GPU. Knows nothing of
-models or caches of results. Open `probes` first.
+models. Open `measure` first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 import torch
 
-from redline.hardware.ceilings import Probes
+from redline.hardware import ceilings
+from redline.hardware.ceilings import Ceilings, Probes
+from redline.hardware.machine import Machine
 
 _CPU_READ_BYTES = 256 << 20  # at least; four times the last-level cache where that is more
 _CPU_MOST_BYTES = 1 << 30
@@ -31,6 +33,16 @@ _GPU_WARM_UPS = 3
 _FLOAT32_SHARE = 8  # float32 products are made this much smaller: without matrix units they are that much slower
 
 Probe = Callable[[], list[float]]
+
+
+def measure(machine: Machine, device: str) -> Ceilings:
+    """Measure `device` of `machine`, for the types that redline runs there, and keep the result for next time.
+
+    Raises ConfigError for a device that is not here, InternalError for figures that cannot be true.
+    """
+    dtypes = (torch.float32, torch.bfloat16) if device == "cpu" else (torch.float32, torch.bfloat16, torch.float16)
+    asked = probes(torch.device(device), dtypes, cache_bytes=machine.cpu.l3_bytes)
+    return ceilings.measure(ceilings.identify(machine, device), asked)
 
 
 def probes(device: torch.device, dtypes: tuple[torch.dtype, ...], *, cache_bytes: int | None = None) -> Probes:

@@ -99,7 +99,7 @@ def _draw(logits_RV: Tensor, batch: SampleBatch) -> Tensor:
         floor_R = torch.maximum(floor_R, _threshold(logits_RV, best_R, batch))
     kept_RV = logits_RV >= floor_R.unsqueeze(1)
     inverse_R = batch.temperature_B.reciprocal()
-    if 4 * int(kept_RV.sum()) > kept_RV.numel():  # a full row costs a fourth per token
+    if int(kept_RV.sum()) > kept_RV.shape[0] * philox.num_blocks(kept_RV.shape[1]):  # the cost of whole rows
         noise_RV = gumbel(philox.uniform_rows(batch.seed_B, batch.position_B, logits_RV.shape[1]))
         scores_RV = torch.addcmul(noise_RV, logits_RV, inverse_R.unsqueeze(1)).masked_fill_(~kept_RV, -torch.inf)
     else:

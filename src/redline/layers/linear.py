@@ -7,6 +7,7 @@ Shapes: T tokens, N output features, K input features of this rank.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +16,21 @@ from redline.layers.weights import Place, Slot, Slots
 
 def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias, [T, N], in the type of x."""
+    if x_TK.shape[0] == 1 and x_TK.dtype is torch.bfloat16 and x_TK.device.type == "cpu":
+        return _one_row(x_TK, weight_NK, bias_N)
     return F.linear(x_TK, weight_NK, bias_N)
+
+
+def _one_row(x_1K: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    """torch hands bfloat16 products to oneDNN, whose path for one row reads memory at half the speed of torch's own
+    matrix-vector loop; with oneDNN switched off for the call torch takes the latter. The switch is the process's, so other
+    threads may meet it, which changes their speed and no result."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        return F.linear(x_1K, weight_NK, bias_N)
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 class ColumnLinear:

@@ -44,9 +44,8 @@ class Slot:
     start: int = 0
     offset: float = 0.0
 
-    def fill(self, whole: Tensor) -> None:
-        """Copy this rank's part of `whole` (of `shape`, any float type)."""
-        part = whole if self.target.shape == whole.shape else whole.narrow(self.cut, self.start, self.target.shape[self.cut])
-        self.target.copy_(part)
-        if self.offset:
-            self.target.add_(self.offset)
+    def part(self, whole: Tensor) -> Tensor:
+        """This rank's part of `whole`, which has `shape`: a view."""
+        if self.target.shape == whole.shape:
+            return whole
+        return whole.narrow(self.cut, self.start, self.target.shape[self.cut])

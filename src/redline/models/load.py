@@ -16,12 +16,13 @@ from redline.checkpoint.packed import Packed
 from redline.errors import CheckpointError
 from redline.layers.weights import Slot
 from redline.models.registry import Model, family_of
-from redline.quant import unpack
+from redline.quant import unpack, unpack_into
 
 
 @torch.no_grad()
-def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None] | None = None) -> None:
-    """Fill every weight of `model` from `checkpoint.arrays()`. `progress` is told the share that is done, 0 to 1.
+def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None] | None = None, *, seed: int = 0) -> None:
+    """Fill every weight of `model` from `checkpoint.arrays()`. `progress` is told the share that is done, 0 to 1;
+    `seed` is that of random weights.
 
     Raises CheckpointError naming a tensor that is missing, left over, there twice or of another shape.
     """
@@ -42,7 +43,7 @@ def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None]
         if name not in missing:
             raise CheckpointError(f"{checkpoint.name} holds the tensor {packed.name} twice")
         del missing[name]
-        _fill(slot, packed, checkpoint.name)
+        _fill(slot, packed, checkpoint.name, seed)
         done += slot.target.numel()
         if progress is not None:
             progress(done / total)
@@ -51,10 +52,15 @@ def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None]
         raise CheckpointError(f"{checkpoint.name} lacks the tensor {next(iter(missing))}{more}")
 
 
-def _fill(slot: Slot, packed: Packed, source: str) -> None:
+def _fill(slot: Slot, packed: Packed, source: str, seed: int) -> None:
     if tuple(packed.shape) != slot.shape:
         raise CheckpointError(
             f"tensor {packed.name} of {source} has the shape {tuple(packed.shape)}, the model needs {slot.shape}",
             hint="the file and its config do not belong together",
         )
-    slot.fill(unpack(packed, slot.target.dtype, slot.target.device))
+    if tuple(slot.target.shape) == slot.shape:
+        unpack_into(packed, slot.target, seed=seed)
+    else:
+        slot.target.copy_(slot.part(unpack(packed, slot.target.dtype, slot.target.device, seed=seed)))
+    if slot.offset:
+        slot.target.add_(slot.offset)

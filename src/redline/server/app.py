@@ -12,7 +12,7 @@ from starlette.types import ExceptionHandler
 
 from redline.config import ServerConfig
 from redline.engine.client import EngineClient
-from redline.errors import RedlineError
+from redline.errors import ConfigError, RedlineError
 from redline.server import failures
 from redline.server.auth import Auth
 from redline.server.chat import ChatCompletions
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 
 def build(client: EngineClient, tokenizer: Tokenizer, template: ChatTemplate, config: ServerConfig) -> Starlette:
-    """The server over one engine client, which may still be loading; who made the client starts and closes it."""
+    """The server over one engine client, which may still be loading; who made the client starts and closes it.
+
+    Raises ConfigError for an empty API key.
+    """
+    if config.api_key == "":
+        raise ConfigError("the API key is empty", hint="give one, or leave --api-key out", param="api_key")
     name = config.served_model_name or client.config.model.model
     service = Service(client=client, tokenizer=tokenizer, template=template, metrics=Metrics(client, name), served_name=name)
     health, models = Health(service), Models(service)

@@ -25,7 +25,7 @@ from redline.types import SamplingParams
 INLINE_CHARS = 20_000  # longer conversations are rendered and tokenised in a thread
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _UNBUILT_ROLES = ("tool", "function")
-_RESERVED = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"}
+_RESERVED = {"self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"}
 
 
 class ChatCompletions:
@@ -42,8 +42,7 @@ class ChatCompletions:
         service.check_model(body.model)
         asked = parameters_of(body, info)
         messages, options = conversation(body)
-        size = sum(len(message["content"]) for message in messages)
-        if size > INLINE_CHARS:
+        if sum(_size(message["content"]) for message in messages) > INLINE_CHARS:
             tokens = await asyncio.to_thread(self._tokens, messages, options)
         else:
             tokens = self._tokens(messages, options)
@@ -82,9 +81,14 @@ def _plain(message: Message, path: str) -> Json:
         raise InvalidRequest(f"{path}: there is no role {message.role!r}", hint=f"use one of {known}", param=f"{path}.role")
     if message.content is None:
         raise InvalidRequest(f"{path}.content is required", param=f"{path}.content")
-    content = message.content if isinstance(message.content, str) else "\n".join(part.text or "" for part in message.content)
+    parts = message.content
+    content = parts if isinstance(parts, str) else [{"type": "text", "text": part.text} for part in parts]
     named = {} if message.name is None else {"name": message.name}
     return {"role": _ROLES[message.role], "content": content, **named}
+
+
+def _size(content: str | list[Json]) -> int:
+    return len(content) if isinstance(content, str) else sum(len(part["text"]) for part in content)
 
 
 class ChatStyle:

@@ -23,7 +23,7 @@ from redline.server.service import Service
 from redline.tokenizer import Tokenizer
 from redline.types import Request, TokenLogprob
 
-MAX_PROMPTS = 1024
+MAX_CHOICES = 1024  # prompts times n
 Prompt = str | list[int]
 
 
@@ -66,8 +66,9 @@ def prompts_of(body: CompletionBody) -> list[Prompt]:
     if tokens and others or len({type(item) for item in others}) > 1:
         raise InvalidRequest("prompt mixes texts, tokens and lists of tokens", hint="send one kind", param="prompt")
     prompts = [tokens] if tokens else others
-    if not 0 < len(prompts) <= MAX_PROMPTS:
-        raise InvalidRequest(f"prompt must hold 1 to {MAX_PROMPTS} prompts, not {len(prompts)}", param="prompt")
+    n = 1 if body.n is None else body.n
+    if not 0 < len(prompts) * n <= MAX_CHOICES:
+        raise InvalidRequest(f"1 to {MAX_CHOICES} answers can be asked for at a time, not {len(prompts) * n}", param="prompt")
     return list(prompts)
 
 

@@ -7,7 +7,7 @@ ends are the engine room's `Answer`. Knows nothing of JSON. Open `Generation.pie
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from redline.engine.answer import Answer, Delta
@@ -33,10 +33,10 @@ class Generation:
         self._usages: dict[tuple[str, int], Usage] = {}
         self._receipts: dict[str, dict[str, Any]] = {}
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
+    async def pieces(self) -> AsyncGenerator[list[Piece]]:
         """What was added, a list for each time the engine was heard. Raises the error that ends the call.
 
-        Whatever the reason to stop reading, what still runs is cancelled.
+        Close it (`aclosing`): whatever the reason to stop reading, what still runs is cancelled then.
         """
         stream = self._service.client.submit(*self._requests.values())
         try:
@@ -44,7 +44,11 @@ class Generation:
                 yield [self._piece(chunk) for chunk in chunks]
         finally:
             stream.close()
-            self._service.metrics.request_ended(time.monotonic() - self._arrival)
+            metrics = self._service.metrics
+            metrics.request_ended(time.monotonic() - self._arrival)
+            for answer in self._answers.values():
+                if not answer.finished:
+                    metrics.choice_ended("abort")
 
     @property
     def usage(self) -> Usage:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,11 +80,12 @@ async def reply(service: Service, call: Call, requests: list[Request], style: St
     await while_connected(receive, work)
 
 
-async def _events(call: Call, generation: Generation, style: Style) -> AsyncIterator[list[Json]]:
+async def _events(call: Call, generation: Generation, style: Style) -> AsyncGenerator[list[Json]]:
     head = call.head(style.chunk_kind)
     usage = {"usage": None} if call.asked.include_usage else {}
-    async for pieces in generation.pieces():
-        yield [{**head, "choices": [entry], **usage} for choice, delta in pieces for entry in style.events(choice, delta)]
+    async with aclosing(generation.pieces()) as source:
+        async for pieces in source:
+            yield [{**head, "choices": [entry], **usage} for choice, delta in pieces for entry in style.events(choice, delta)]
     closing: Json = {}
     if call.asked.include_usage:
         closing["usage"] = _usage(generation.usage)
@@ -95,9 +97,10 @@ async def _events(call: Call, generation: Generation, style: Style) -> AsyncIter
 
 async def _send_document(call: Call, generation: Generation, style: Style, send: Send) -> None:
     deltas: dict[int, list[Delta]] = {}
-    async for pieces in generation.pieces():
-        for choice, delta in pieces:
-            deltas.setdefault(choice, []).append(delta)
+    async with aclosing(generation.pieces()) as source:
+        async for pieces in source:
+            for choice, delta in pieces:
+                deltas.setdefault(choice, []).append(delta)
     body = call.head(style.document_kind)
     body["choices"] = [style.choice(choice, merged(deltas[choice])) for choice in sorted(deltas)]
     body["usage"] = _usage(generation.usage)

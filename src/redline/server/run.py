@@ -54,13 +54,12 @@ class Callbacks:
 
 def open_text(model: ModelConfig) -> Text:
     """Tokenizer and template of a model. Raises NotFound, CheckpointError, ConfigError ..."""
-    from redline import checkpoint
     from redline.chat.template import ChatTemplate
-    from redline.tokenizer import Tokenizer
+    from redline.checkpoint import opener
 
-    opened = checkpoint.open(model.model, revision=model.revision)
-    tokenizer = opened.tokenizer() if model.tokenizer is None else Tokenizer.from_folder(model.tokenizer)
-    return Text(opened.name, tokenizer, ChatTemplate.of_model(opened.chat_template, opened.template_tokens))
+    checkpoint = opener.open(model.model, revision=model.revision)
+    template = ChatTemplate.of_model(checkpoint.chat_template, checkpoint.template_tokens)
+    return Text(checkpoint.name, opener.tokenizer_for(checkpoint, model.tokenizer), template)
 
 
 def serve(

@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING
 
 from redline.engine.client import EngineClient
 from redline.engine.message import EngineInfo, error_of
-from redline.errors import EngineError, NotFound
+from redline.errors import NotFound, NotReady
 from redline.server.metrics import Metrics
 
 if TYPE_CHECKING:
     from redline.chat.template import ChatTemplate
     from redline.tokenizer import Tokenizer
-
-
-class NotReady(EngineError):
-    """The server is up and its engine is not, or not any more."""
-
-    status = 503
-    code = "not_ready"
-    retryable = True
 
 
 @dataclass(frozen=True, kw_only=True)

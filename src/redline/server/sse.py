@@ -7,7 +7,8 @@ later one becomes an error event, and the stream ends without `[DONE]`. Open `se
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 
 import msgspec
 from starlette.types import Send
@@ -29,18 +30,19 @@ def event(body: object) -> bytes:
     return b"data: %b\n\n" % _encode(body)
 
 
-async def send_events(send: Send, batches: AsyncIterator[Iterable[object]]) -> None:
+async def send_events(send: Send, batches: AsyncGenerator[Iterable[object]]) -> None:
     """Stream the bodies as events, a write per batch. Raises only what happens before the first event."""
     started = False
     end = DONE
     try:
-        async for batch in batches:
-            data = b"".join([event(body) for body in batch])
-            if data and not started:
-                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-                started = True
-            if data:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+        async with aclosing(batches):
+            async for batch in batches:
+                data = b"".join([event(body) for body in batch])
+                if data and not started:
+                    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                    started = True
+                if data:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
     except Exception as error:
         if not started:
             raise

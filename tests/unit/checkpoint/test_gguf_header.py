@@ -17,7 +17,7 @@ from redline.checkpoint.packed import map_file, view
 from redline.errors import CheckpointError, UnsupportedModel
 from redline.formats import FORMATS
 
-FUZZ_ROUNDS = 4000
+FUZZ_ROUNDS = 2000
 EXTREMES = (0, 1, 3, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 
 
@@ -54,7 +54,9 @@ def test_reads_what_the_gguf_package_writes(tmp_path) -> None:
     rng = np.random.default_rng(1)
     for name, form in FORMATS.items():
         if form.gguf_id is not None and not form.plain:
-            writer.add_tensor(name, rng.integers(0, 256, (3, 2 * form.block_bytes), np.uint8), raw_dtype=gguf.GGMLQuantizationType(form.gguf_id))
+            writer.add_tensor(
+                name, rng.integers(0, 256, (3, 2 * form.block_bytes), np.uint8), raw_dtype=gguf.GGMLQuantizationType(form.gguf_id)
+            )
     writer.add_tensor("f32", rng.normal(size=(2, 3, 5)).astype(np.float32))
     writer.add_tensor("f16", rng.normal(size=(7,)).astype(np.float16))
     writer.write_header_to_file()
@@ -72,12 +74,18 @@ def test_reads_what_the_gguf_package_writes(tmp_path) -> None:
     assert {entry.name for entry in header.tensors} == {tensor.name for tensor in reference.tensors}
     for tensor in reference.tensors:
         entry = next(entry for entry in header.tensors if entry.name == tensor.name)
-        assert (entry.offset, entry.nbytes, entry.shape) == (tensor.data_offset, tensor.n_bytes, tuple(tensor.shape.tolist())[::-1])
+        assert (entry.offset, entry.nbytes, entry.shape) == (
+            tensor.data_offset,
+            tensor.n_bytes,
+            tuple(tensor.shape.tolist())[::-1],
+        )
         np.testing.assert_array_equal(view(buffer, entry.offset, entry.format, entry.shape), tensor.data)
 
 
 def test_versions_2_and_3_read_alike() -> None:
-    assert read_header(Gguf(version=2, keys=small().keys, entries=small().entries, data=small().data).to_bytes(), "v2").version == 2
+    assert (
+        read_header(Gguf(version=2, keys=small().keys, entries=small().entries, data=small().data).to_bytes(), "v2").version == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,14 +165,20 @@ def test_items_of_all_arrays_together_are_bounded(monkeypatch) -> None:
     assert "k2 claims 4 items" in fails(Gguf(keys=keys))
 
 
-def test_escapes_control_codes_of_names_in_errors() -> None:
+def test_refuses_names_with_control_codes_and_escapes_them() -> None:
     file = small()
-    file.entries.append(Entry("\x1b[2Jx", (1,), 0, 4))
-    assert "\x1b" not in fails(file)
+    file.entries.append(Entry("\x1b[2Jx", (1,)))
+    assert "not printable: '\\x1b[2Jx'" in fails(file)
 
 
 def test_numbers_keep_their_types() -> None:
-    keys = [("a", Value(I8, -1)), ("b", Value(F32, 0.25)), ("c", Value(BOOL, 1)), ("d", Value(ARRAY, [1, 0], BOOL)), ("e", Value(ARRAY, [], I32))]
+    keys = [
+        ("a", Value(I8, -1)),
+        ("b", Value(F32, 0.25)),
+        ("c", Value(BOOL, 1)),
+        ("d", Value(ARRAY, [1, 0], BOOL)),
+        ("e", Value(ARRAY, [], I32)),
+    ]
     assert read_header(Gguf(keys=keys).to_bytes(), "m").metadata == {"a": -1, "b": 0.25, "c": True, "d": [True, False], "e": []}
     assert type(read_header(Gguf(keys=keys).to_bytes(), "m").metadata["c"]) is bool
 

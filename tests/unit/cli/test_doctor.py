@@ -22,7 +22,7 @@ def measured(monkeypatch, tmp_path):
         return Probes(read=lambda: [1.2e10, 1.1e10], matmul={"float32": lambda: [2e11]})
 
     cpu = Cpu("Little CPU", 2, ("avx2",), 1 << 20)
-    monkeypatch.setattr(doctor, "detect", lambda: Machine(cpu, (), 8 << 30, 6 << 30, ("no GPU: none",)))
+    monkeypatch.setattr(doctor, "detect", lambda *, visible: Machine(cpu, (), 8 << 30, 6 << 30, ("no GPU: none",)))
     monkeypatch.setattr(doctor, "_probes", probes)
     monkeypatch.setenv("REDLINE_CACHE", str(tmp_path))
     return calls

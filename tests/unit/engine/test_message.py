@@ -176,11 +176,15 @@ def test_sends_from_many_threads_arrive_whole_and_in_order_per_thread(pair: tupl
             channel.send(Progress(name, float(i)))
 
     threads = [threading.Thread(target=run, args=(str(n),)) for n in range(4)]
+    threads.append(threading.Thread(target=channel.poll, args=(10.0,)))  # sends what the last of them left pending
     for thread in threads:
         thread.start()
     reader, got = FrameReader(FromEngine), []
     while len(got) < 800:
         got += reader.feed(ours.recv(4096))
+    ours.sendall(frame(Stop()))
+    for thread in threads:
+        thread.join()
     for name in map(str, range(4)):
         assert [p.percent for p in got if p.stage == name] == list(range(200))
 

@@ -157,11 +157,11 @@ def sizes(scheduler: Scheduler) -> dict[str, int]:
     pending: list[tuple[str, object]] = [("scheduler", scheduler)]
     while pending:
         name, owner = pending.pop()
-        for field, value in vars(owner).items():
+        for attribute, value in vars(owner).items():
             if isinstance(value, (list, dict, set)):
-                found[f"{name}.{field}"] = len(value)
+                found[f"{name}.{attribute}"] = len(value)
             elif type(value).__module__.startswith("redline.engine") and hasattr(value, "__dict__"):
-                pending.append((f"{name}.{field}", value))
+                pending.append((f"{name}.{attribute}", value))
     return found
 
 

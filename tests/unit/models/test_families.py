@@ -71,9 +71,7 @@ CASES = {
     "llama_grouped_wide_heads": _llama(num_attention_heads=6, num_key_value_heads=2, head_dim=34, rms_norm_eps=1e-3),
     "llama_linear": _rope("linear", factor=4.0),
     "llama_dynamic": _rope("dynamic", factor=4.0),
-    "llama_llama3": _rope(
-        "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=24
-    ),
+    "llama_llama3": _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=24),
     "llama_yarn": _rope("yarn", factor=4.0, original_max_position_embeddings=16),
     "llama_yarn_options": _rope(
         "yarn",

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from fake_server import MODEL, Live, live
+from redline.errors import ConfigError
 
 CHAT = "/v1/chat/completions"
 
@@ -87,6 +88,15 @@ def test_without_the_key_nothing_but_health_answers(header: str | None) -> None:
     run(test)
 
 
+def test_an_empty_key_is_no_key_and_is_refused() -> None:
+    async def test() -> None:
+        with pytest.raises(ConfigError, match="empty"):
+            async with live(start=False, api_key=""):
+                pass
+
+    run(test)
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
     async def test() -> None:
         async with live() as server:
@@ -116,7 +126,7 @@ def test_a_conversation_reaches_the_template_as_templates_read_it() -> None:
             ]
             body = {"messages": messages, "continue_final_message": True, "chat_template_kwargs": {"enable_thinking": False}}
             answer = (await server.http.post(CHAT, json=body)).json()
-            assert answer["choices"][0]["message"]["content"] == "ab\ncd"
+            assert answer["choices"][0]["message"]["content"] == "ab+cd"
             assert server.template.options == {
                 "add_generation_prompt": False,
                 "continue_final_message": True,
@@ -136,6 +146,7 @@ def test_a_conversation_reaches_the_template_as_templates_read_it() -> None:
         ({"continue_final_message": True}, "continue_final_message"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools"),
+        ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs.self"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages"),
     ],
 )
@@ -218,8 +229,8 @@ def test_several_prompts_bring_several_receipts() -> None:
     run(test)
 
 
-async def stream_until(server: Live, body: dict[str, Any], leave_after: int) -> list[bytes]:
-    """Call the app as a server would, and let the client leave after some writes."""
+async def stream_until(server: Live, body: dict[str, Any], leave_after: int, *, stuck: bool = False) -> list[bytes]:
+    """Call the app as a server would; the client leaves after some writes, and before that takes no more if `stuck`."""
     sent: list[bytes] = []
     left = asyncio.Event()
     incoming = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
@@ -234,16 +245,19 @@ async def stream_until(server: Live, body: dict[str, Any], leave_after: int) -> 
         sent.append(message.get("body", b""))
         if len(sent) >= leave_after:
             left.set()
+            if stuck:
+                await asyncio.sleep(60)
 
     scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b"", "root_path": ""}
     await server.app(scope, receive, send)
     return sent
 
 
-def test_a_client_that_leaves_frees_its_choices_within_a_step() -> None:
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_client_that_leaves_frees_its_choices_within_a_step(stuck: bool) -> None:
     async def test() -> None:
         async with live(step_s=0.005) as server:
-            sent = await stream_until(server, chat("x" * 3000, n=2, stream=True), leave_after=5)
+            sent = await stream_until(server, chat("x" * 3000, n=2, stream=True), leave_after=5, stuck=stuck)
             assert len(sent) <= 7 and server.engine.open_requests == 0
             start = time.monotonic()
             while server.engine.stats.more.get("cancelled") != 2:

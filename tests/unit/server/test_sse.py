@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ def sent(*batches: list[object] | Exception) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    async def source() -> AsyncIterator[Iterable[object]]:
+    async def source() -> AsyncGenerator[Iterable[object]]:
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
