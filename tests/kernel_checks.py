@@ -9,10 +9,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor
+
 from redline.kernels import all_specs
 from redline.kernels.op import DTYPES, Inputs, OpSpec
 from redline.kernels.tolerance import check
-from torch import Tensor
 
 CPU = torch.device("cpu")
 
@@ -43,9 +44,7 @@ def every_case(*, triton: bool = False) -> list[Any]:
     ]
 
 
-def check_case(
-    spec: OpSpec, run: Callable[..., Any], dtype: str, case: Mapping[str, int], device: torch.device = CPU
-) -> None:
+def check_case(spec: OpSpec, run: Callable[..., Any], dtype: str, case: Mapping[str, int], device: torch.device = CPU) -> None:
     """Run one case with poisoned scratch memory; results within tolerance, nothing changed that may not change."""
     inputs = spec.make_inputs(case, DTYPES[dtype], device, seed=1)
     expected = spec.reference(**inputs)

@@ -16,7 +16,7 @@ from redline.models.registry import Model
 class PagedSequences:
     """Sequences of known tokens that are fed to `model` bit by bit."""
 
-    def __init__(self, model: Model, prompts: list[list[int]], *, page_size: int = 4, seed: int = 0):
+    def __init__(self, model: Model, prompts: list[list[int]], *, page_size: int = 4, seed: int = 0, num_ranks: int = 1):
         shape, weight = model.shape, model.embed.weight_VD
         counts = [-(-len(prompt) // page_size) for prompt in prompts]
         num_pages = sum(counts) + 3
@@ -26,7 +26,7 @@ class PagedSequences:
         self._prompts = prompts
         self._page_size = page_size
         self._done = [0] * len(prompts)
-        size = (num_pages, page_size, shape.num_kv_heads, shape.head_size)
+        size = (num_pages, page_size, shape.num_kv_heads // num_ranks, shape.head_size)
 
         def pages() -> list[torch.Tensor]:
             return [torch.full(size, torch.nan, dtype=weight.dtype, device=weight.device) for _ in range(shape.num_layers)]

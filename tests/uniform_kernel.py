@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from redline.kernels.philox_triton import uniform_lanes
 
 

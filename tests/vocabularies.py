@@ -46,6 +46,7 @@ RANGES = (
     *((0xAC00, 0xD7A4), (0xE000, 0xE010), (0x1F300, 0x1F650), (0xFE00, 0xFE10)),
 )
 RUNS = (" ", "\n", "\t", "\r\n", "0", "7", "a", "é", "▁", "=", "😀")
+USER_DEFINED = ("\n", "\n\n", "▁▁", "▁▁▁▁", "<table>")
 WORDS = ("word", "The", " of", "’s", "'s", "'LL", "x1y22z333", "ing", "🙂", "字", "\u0301")
 
 
@@ -88,7 +89,7 @@ def trained_sentencepiece(prefixed: bool) -> Any:
         allow_whitespace_only_pieces=True,
         split_digits=True,
         control_symbols=["<start_of_turn>", "<end_of_turn>"],
-        user_defined_symbols=[] if prefixed else ["\n", "\n\n", "▁▁", "▁▁▁▁", "<table>"],
+        user_defined_symbols=[] if prefixed else list(USER_DEFINED),
         num_threads=1,
         minloglevel=2,
     )
@@ -99,7 +100,13 @@ def sentencepiece_metadata(prefixed: bool) -> dict[str, Any]:
     """The trained model as converters write it into GGUF metadata."""
     model = trained_sentencepiece(prefixed)
     ids = range(model.get_piece_size())
-    kinds = [2 if model.is_unknown(i) else 3 if model.is_control(i) else 6 if model.is_byte(i) else _kind(model, i) for i in ids]
+
+    def kind(id_: int) -> int:
+        tests = ((2, model.is_unknown), (3, model.is_control), (6, model.is_byte))
+        named = 4 if not prefixed and model.id_to_piece(id_) in USER_DEFINED else 1
+        return next((number for number, holds in tests if holds(id_)), named)
+
+    kinds = [kind(i) for i in ids]
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": [
@@ -113,10 +120,6 @@ def sentencepiece_metadata(prefixed: bool) -> dict[str, Any]:
         "tokenizer.ggml.unknown_token_id": model.unk_id(),
         "tokenizer.ggml.add_space_prefix": prefixed,
     }
-
-
-def _kind(model: Any, id_: int) -> int:
-    return 4 if model.id_to_piece(id_) in ("\n", "\n\n", "▁▁", "▁▁▁▁", "<table>") else 1
 
 
 def byte_chars() -> list[str]:

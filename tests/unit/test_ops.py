@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from redline.ops import OPS, TARGETS, visible_keys, visible_pairs
 
 

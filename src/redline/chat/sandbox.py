@@ -45,7 +45,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
-        super().__init__(optimized=False, trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag], finalize=_output)
+        super().__init__(
+            optimized=False, trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag], finalize=_output
+        )
         self.filters = {name: _bounded_filter(name, self.filters[name]) for name in _FILTERS}
         self.filters |= {"tojson": _bounded_filter("tojson", _tojson), **_REWRITTEN}
         self.tests = {name: _ticking(cast(Callable[..., Any], test)) for name, test in self.tests.items()}
@@ -112,7 +114,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 args = tuple(meter.admit(list(meter.watch(values))) for values in args)
             check = _METHOD_CHECKS.get(__obj.__name__)
             if check is not None:
-                check(owner, *args, **kwargs)
+                check(owner, *args)  # these take no keywords; Jinja adds some of its own
             meter.charge(len(owner))  # what `split` and its like copy
         elif isinstance(__obj, LoopContext):  # a recursive loop goes into its next level
             args = tuple(meter.watch(values) for values in args or (kwargs.pop("iterable"),))

@@ -30,6 +30,7 @@ _TEXTS = (
     folder.TEMPLATE,
 )
 _WEIGHTS = re.compile(r"model(?:-\d+-of-\d+)?\.safetensors")
+_QUANT = re.compile(r"(?:^|[-._])((?:UD-)?I?Q\d\w*|BF16|F16|F32)(?=$|[-.])", re.IGNORECASE)
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -79,6 +80,12 @@ def choose(files: Iterable[str], name: HubName) -> list[str]:
     choices = ", ".join(Path(file).name for file in (fitting or gguf)[:20])
     what = f"fits {len(fitting)} files" if fitting else "fits no file"
     raise NotFound(f"{name} {what} of the repository", hint=f"name one as {name.repo}:QUANT, of: {choices}")
+
+
+def quant_of(file: str) -> str:
+    """The quantisation in the name of a GGUF file: what picks it in `org/name:QUANT`. The whole stem where none is in it."""
+    found = _QUANT.findall(Path(file).stem)
+    return found[-1] if found else Path(file).stem
 
 
 def find(name: HubName, revision: str | None, cache: Path) -> Path | None:

@@ -26,7 +26,7 @@ def open(name: str, *, revision: str | None = None) -> Checkpoint:
     if name.startswith(random.PREFIX):
         return random.RandomCheckpoint(name.removeprefix(random.PREFIX))
     path = store.resolve(name, revision=revision)
-    return open_path(path, None if Path(name).expanduser().exists() else name)
+    return open_path(path, None if store.local_path(name) else name)
 
 
 def open_path(path: Path, name: str | None = None) -> Checkpoint:

@@ -32,8 +32,8 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
 
     Raises NotFound, with what to do next, for a model that is not here. Never touches the network.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    path = local_path(name)
+    if path is not None:
         return _model_at(path)
     if name in ALIASES:
         if _is_here(ALIASES[name]):
@@ -44,6 +44,15 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     if found is not None:
         return found
     raise _unknown(name, hub_name, revision)
+
+
+def local_path(name: str) -> Path | None:
+    """The file or folder that `name` is a path of, or None."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a path, or ~ of a user that is not
+        return None
 
 
 def pull(name: str, *, revision: str | None = None, progress: Report | None = None) -> Path:
@@ -66,7 +75,7 @@ def pull(name: str, *, revision: str | None = None, progress: Report | None = No
 
 def is_pullable(name: str) -> bool:
     """True for a name that `pull` can fetch: an alias or a hub name that is no path here."""
-    return not Path(name).expanduser().exists() and (name in ALIASES or hub.parse(name) is not None)
+    return local_path(name) is None and (name in ALIASES or hub.parse(name) is not None)
 
 
 def list_models() -> list[ModelRow]:
@@ -82,10 +91,8 @@ def list_models() -> list[ModelRow]:
 def _snapshot_rows(repo: str, snapshot: Path) -> list[ModelRow]:
     if folder.is_complete(snapshot):
         return [ModelRow(repo, snapshot, sum(file.stat().st_size for file in snapshot.glob("*.safetensors")), "safetensors")]
-    return [
-        ModelRow(f"{repo}:{file.stem.split('-', 1)[-1]}", file, file.stat().st_size, "gguf")
-        for file in sorted(snapshot.rglob("*.gguf"))
-    ]
+    files = sorted(snapshot.rglob("*.gguf"))
+    return [ModelRow(f"{repo}:{hub.quant_of(file.name)}", file, file.stat().st_size, "gguf") for file in files]
 
 
 def _pull_alias(alias: Alias, report: Report) -> Path:

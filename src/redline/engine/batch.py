@@ -11,7 +11,8 @@ Shapes: T packed tokens, B sequences of the step, R sequences that sample, U upl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Seq
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 

@@ -50,12 +50,15 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Sequences of one query token each: row r is token tokens[r], its keys lie in the C slots from r * C on. A shorter
-    sequence repeats its last slot behind a mask: a slot of nobody may hold a NaN, which no mask would hide."""
+    """Sequences of one query token each: row r is token tokens[r]. Their keys are gathered head by head, so that each
+    head's lie end to end. A shorter sequence repeats its last key behind a mask: a slot of nobody may hold a NaN, which no
+    mask would hide."""
 
     tokens_R: Tensor
-    slots: Tensor  # R * C of them
+    rows: Tensor  # R * K * C rows of H in the cache
     mask_R11C: Tensor
+    k_RKCH: Tensor  # written by each layer in turn: fresh memory would cost more than the copy
+    v_RKCH: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,10 @@ def paged_attention(
     q_TNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, ragged: Ragged, scale: float, window: int = 0
 ) -> Tensor:
     """See attention.paged_attention."""
-    key = (window, k_cache_PSKH.shape[1], q_TNH.dtype)
+    key = (window, k_cache_PSKH.shape[1:], k_cache_PSKH.dtype)
     plan = ragged.plans.get(key)
     if plan is None:
-        plan = ragged.plans[key] = _plan(ragged, q_TNH.shape[0], k_cache_PSKH.shape[1], window, q_TNH.dtype)
+        plan = ragged.plans[key] = _plan(ragged, q_TNH.shape[0], k_cache_PSKH, window)
     output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype) if plan.covers else torch.zeros(q_TNH.shape, dtype=q_TNH.dtype)
     for chunk in plan.chunks:
         rows = slice(chunk.start, chunk.stop)
@@ -99,18 +102,15 @@ def _attend_chunk(q_QNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, chu
 
 def _attend_bucket(q_RNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, bucket: _Bucket, scale: float) -> Tensor:
     rows, heads, size = q_RNH.shape
-    kv_heads = k_cache_PSKH.shape[2]
-    shape_RCKH = (rows, -1, kv_heads, size)
-    k_RCKH = k_cache_PSKH.view(-1, kv_heads * size).index_select(0, bucket.slots).view(shape_RCKH)
-    v_RCKH = v_cache_PSKH.view(-1, kv_heads * size).index_select(0, bucket.slots).view(shape_RCKH)
-    q_RKGH = q_RNH.view(rows, kv_heads, -1, size)
-    output_RKGH = F.scaled_dot_product_attention(
-        q_RKGH, k_RCKH.transpose(1, 2), v_RCKH.transpose(1, 2), attn_mask=bucket.mask_R11C, scale=scale
-    )
+    torch.index_select(k_cache_PSKH.view(-1, size), 0, bucket.rows, out=bucket.k_RKCH.view(-1, size))
+    torch.index_select(v_cache_PSKH.view(-1, size), 0, bucket.rows, out=bucket.v_RKCH.view(-1, size))
+    q_RKGH = q_RNH.view(rows, k_cache_PSKH.shape[2], -1, size)
+    output_RKGH = F.scaled_dot_product_attention(q_RKGH, bucket.k_RKCH, bucket.v_RKCH, attn_mask=bucket.mask_R11C, scale=scale)
     return output_RKGH.reshape(rows, heads, size)
 
 
-def _plan(ragged: Ragged, num_tokens: int, page_size: int, window: int, dtype: torch.dtype) -> _Plan:
+def _plan(ragged: Ragged, num_tokens: int, cache_PSKH: Tensor, window: int) -> _Plan:
+    page_size, dtype = cache_PSKH.shape[1], cache_PSKH.dtype
     starts, contexts = ragged.query_start_B1.tolist(), ragged.context_B.tolist()
     table = ragged.page_table_BP.tolist()
     chunks: list[_Chunk] = []
@@ -129,7 +129,7 @@ def _plan(ragged: Ragged, num_tokens: int, page_size: int, window: int, dtype: t
     if len(singles) == 1:
         chunks += [_Chunk(token, token + 1, keys, False, None) for token, keys in singles]
         singles = []
-    return _Plan(chunks, _buckets(singles, page_size, dtype), covered == num_tokens)
+    return _Plan(chunks, _buckets(singles, cache_PSKH), covered == num_tokens)
 
 
 def _visible(row: list[int], queries: int, context: int, page_size: int, window: int) -> _Keys:
@@ -149,14 +149,15 @@ def _chunk(start: int, stop: int, keys: _Keys, window: int, dtype: torch.dtype) 
     return _Chunk(start, stop, keys, False, torch.zeros(hidden_QC.shape, dtype=dtype).masked_fill_(hidden_QC, -torch.inf))
 
 
-def _buckets(singles: list[tuple[int, _Keys]], page_size: int, dtype: torch.dtype) -> list[_Bucket]:
+def _buckets(singles: list[tuple[int, _Keys]], cache_PSKH: Tensor) -> list[_Bucket]:
     groups: dict[int, list[tuple[int, _Keys]]] = {}
     for token, keys in singles:
         groups.setdefault(next_power_of_two(len(keys.pages)), []).append((token, keys))
-    return [_bucket(group, page_size, dtype) for group in groups.values()]
+    return [_bucket(group, cache_PSKH) for group in groups.values()]
 
 
-def _bucket(group: list[tuple[int, _Keys]], page_size: int, dtype: torch.dtype) -> _Bucket:
+def _bucket(group: list[tuple[int, _Keys]], cache_PSKH: Tensor) -> _Bucket:
+    _, page_size, kv_heads, size = cache_PSKH.shape
     width = max(len(keys.pages) for _, keys in group)
     pages_RP = torch.tensor([keys.pages + [0] * (width - len(keys.pages)) for _, keys in group])
     skip_R1 = torch.tensor([[keys.skip] for _, keys in group])
@@ -164,5 +165,8 @@ def _bucket(group: list[tuple[int, _Keys]], page_size: int, dtype: torch.dtype) 
     index_C = torch.arange(max(keys.count for _, keys in group))
     place_RC = torch.minimum(index_C, count_R1 - 1) + skip_R1
     slots_RC = pages_RP.gather(1, place_RC // page_size) * page_size + place_RC % page_size
-    mask_RC = torch.zeros(slots_RC.shape, dtype=dtype).masked_fill_(index_C >= count_R1, -torch.inf)
-    return _Bucket(torch.tensor([token for token, _ in group]), slots_RC.flatten(), mask_RC[:, None, None])
+    rows_RKC = slots_RC.unsqueeze(1) * kv_heads + torch.arange(kv_heads).unsqueeze(1)
+    mask_RC = torch.zeros(slots_RC.shape, dtype=cache_PSKH.dtype).masked_fill_(index_C >= count_R1, -torch.inf)
+    k_RKCH, v_RKCH = torch.empty((2, *rows_RKC.shape, size), dtype=cache_PSKH.dtype)
+    tokens_R = torch.tensor([token for token, _ in group])
+    return _Bucket(tokens_R, rows_RKC.flatten(), mask_RC[:, None, None], k_RKCH, v_RKCH)

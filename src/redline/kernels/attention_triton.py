@@ -62,9 +62,9 @@ PREFILL_TILINGS: dict[str, dict[int, Tiling]] = {
     "wgmma": {64: Tiling(128, 64, 4, 4), 128: Tiling(128, 64, 8, 4), 256: Tiling(64, 32, 8, 4)},
     "tcgen05": {64: Tiling(128, 64, 8, 4), 128: Tiling(128, 64, 8, 4), 256: Tiling(64, 32, 8, 4)},
     "mma": {64: Tiling(128, 64, 8, 4), 128: Tiling(64, 32, 4, 4), 256: Tiling(64, 32, 8, 4)},
-    "": {64: Tiling(32, 32, 4, 1), 128: Tiling(32, 32, 8, 1), 256: Tiling(16, 16, 8, 1)},
+    "": {64: Tiling(32, 32, 4, 1), 128: Tiling(32, 16, 8, 1), 256: Tiling(16, 16, 8, 1)},
 }
-PLAIN_DECODE_TILINGS: dict[int, Tiling] = {64: Tiling(16, 32, 4, 1), 128: Tiling(16, 32, 4, 1), 256: Tiling(16, 16, 4, 1)}
+PLAIN_DECODE_TILINGS: dict[int, Tiling] = {64: Tiling(16, 32, 4, 1), 128: Tiling(16, 32, 8, 1), 256: Tiling(16, 16, 4, 1)}
 
 
 def choose_tiling(rows: int, padded_size: int, dtype: torch.dtype, device: Device) -> Tiling:
@@ -141,18 +141,24 @@ def paged_attention(
         num_stages=tiling.stages,
     )
     if splits > 1:
-        _reduce[(tokens, heads)](
-            partial_ZTNH,
-            partial_2ZTN,
-            output_TNH,
-            tokens,
-            splits,
-            HEADS=heads,
-            HEAD_SIZE=size,
-            PADDED_SIZE=padded_size,
-            num_warps=4,
-        )
+        _join(partial_ZTNH, partial_2ZTN, output_TNH, padded_size)
     return output_TNH
+
+
+def _join(partial_ZTNH: Tensor, partial_2ZTN: Tensor, output_TNH: Tensor, padded_size: int) -> None:
+    """Launch the reduction of the splits."""
+    splits, tokens, heads, size = partial_ZTNH.shape
+    _reduce[(tokens, heads)](
+        partial_ZTNH,
+        partial_2ZTN,
+        output_TNH,
+        tokens,
+        splits,
+        HEADS=heads,
+        HEAD_SIZE=size,
+        PADDED_SIZE=padded_size,
+        num_warps=4,
+    )
 
 
 @triton.jit

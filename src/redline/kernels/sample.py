@@ -16,7 +16,7 @@ B rows, V vocabulary, R rows that are not greedy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,9 +58,8 @@ class SampleBatch:
 
     def rows(self, index_R: Tensor) -> SampleBatch:
         """The batch of some rows."""
-        tensors = (self.temperature_B, self.top_k_B, self.top_p_B, self.min_p_B, self.seed_B, self.position_B)
-        picked = [tensor[index_R] for tensor in tensors]
-        return SampleBatch(*picked, self.all_greedy, self.any_top_k, self.any_top_p, self.any_min_p)
+        names = ("temperature_B", "top_k_B", "top_p_B", "min_p_B", "seed_B", "position_B")
+        return replace(self, **{name: getattr(self, name)[index_R] for name in names})
 
 
 def sample(logits_BV: Tensor, batch: SampleBatch) -> Tensor:
@@ -153,9 +152,7 @@ def reference(logits_BV: Tensor, batch: SampleBatch) -> tuple[Tensor]:
         if temperature < GREEDY_BELOW or not bool((row_V > -torch.inf).any()):
             tokens.append(int(row_V.argmax()))
             continue
-        kept_V = reference_kept(
-            row_V, temperature, int(batch.top_k_B[b]), float(batch.top_p_B[b]), float(batch.min_p_B[b])
-        )
+        kept_V = reference_kept(row_V, temperature, int(batch.top_k_B[b]), float(batch.top_p_B[b]), float(batch.min_p_B[b]))
         token_V = torch.arange(len(row_V))
         uniform_V = philox.uniform(batch.seed_B[b].cpu(), batch.position_B[b].cpu(), token_V).double()
         scores_V = row_V / temperature - torch.log(-torch.log1p(-uniform_V))
@@ -187,15 +184,18 @@ def make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.devic
     logits_BV[0, vocab_size // 2] = torch.nan
     kind_B = (torch.arange(rows) + seed) % 4
     generator = torch.Generator().manual_seed(seed)
-    tensors = (
-        torch.where(kind_B == 0, 0.0, 0.3 + torch.rand(rows, generator=generator)),
-        torch.where(kind_B % 2 == 0, 0, 1 + vocab_size // 3).to(torch.int32),
-        torch.where(kind_B >= 2, 0.8, 1.0),
-        torch.where(kind_B == 3, 0.05, 0.0),
-        torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator),
-        torch.randint(0, 2**40, (rows,), generator=generator),
+    batch = SampleBatch(
+        temperature_B=torch.where(kind_B == 0, 0.0, 0.3 + torch.rand(rows, generator=generator)).to(device),
+        top_k_B=torch.where(kind_B % 2 == 0, 0, 1 + vocab_size // 3).to(device, torch.int32),
+        top_p_B=torch.where(kind_B >= 2, 0.8, 1.0).to(device),
+        min_p_B=torch.where(kind_B == 3, 0.05, 0.0).to(device),
+        seed_B=torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator).to(device),
+        position_B=torch.randint(0, 2**40, (rows,), generator=generator).to(device),
+        all_greedy=False,
+        any_top_k=True,
+        any_top_p=True,
+        any_min_p=True,
     )
-    batch = SampleBatch(*(tensor.to(device) for tensor in tensors), False, True, True, True)
     return {"logits_BV": logits_BV, "batch": batch}
 
 

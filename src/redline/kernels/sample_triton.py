@@ -24,6 +24,7 @@ GREEDY_BELOW = tl.constexpr(plain.GREEDY_BELOW)
 LARGEST_FLOAT = tl.constexpr(3.4028234663852886e38)
 MAX_PARTS = tl.constexpr(64)
 PROGRAMS_PER_PROCESSOR = 2
+THRESHOLD_BLOCK = 2048
 
 
 def sample(logits_BV: Tensor, batch: plain.SampleBatch) -> Tensor:
@@ -43,7 +44,7 @@ def sample(logits_BV: Tensor, batch: plain.SampleBatch) -> Tensor:
             threshold_B,
             vocab_size,
             logits_BV.stride(0),
-            BLOCK=philox.TILE,
+            BLOCK=THRESHOLD_BLOCK,
             num_warps=8,
         )
     tiles = ceil_div(vocab_size, philox.TILE)
@@ -119,7 +120,7 @@ def _search(row_V, vocab_size, wanted, best, inverse_temperature, MASS: tl.const
     """The largest key such that the tokens reaching it weigh at least `wanted` together."""
     found = tl.full([], 0, tl.uint32)
     unit = tl.full([], 1 << 30, tl.uint32)
-    for _ in range(0, 16):
+    for _ in range(16):
         one_X = tl.zeros([BLOCK], tl.float32)
         two_X = tl.zeros([BLOCK], tl.float32)
         three_X = tl.zeros([BLOCK], tl.float32)

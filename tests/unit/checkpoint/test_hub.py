@@ -89,7 +89,9 @@ def test_a_revision_is_its_own_model(small: SmallHub, tmp_path: Path) -> None:
         pull(small, tmp_path, revision="v3")
 
 
-def test_a_cut_connection_resumes_where_it_stopped(small: SmallHub, tmp_path: Path) -> None:
+def test_a_cut_connection_resumes_where_it_stopped(small: SmallHub, tmp_path: Path, monkeypatch) -> None:
+    """To the piece of 10 MB that the library writes at a time, here of 1,000 bytes."""
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     small.cuts["model.safetensors"] = [70_000, 50_000]
     path = pull(small, tmp_path)
     assert (path / "model.safetensors").read_bytes() == WEIGHTS
@@ -185,6 +187,22 @@ def test_choice_of_files() -> None:
         choose(["q/a-Q4_K-00001-of-00001.gguf"], q4)
     with pytest.raises(UnsupportedModel, match="no safetensors and no GGUF"):
         choose(["pytorch_model.bin"], plain)
+
+
+@pytest.mark.parametrize(
+    ("file", "quant"),
+    [
+        ("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", "q4_k_m"),
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
+        ("a-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        ("a-IQ4_NL.gguf", "IQ4_NL"),
+        ("a-BF16.gguf", "BF16"),
+        ("model.gguf", "model"),
+    ],
+)
+def test_a_listed_quantisation_finds_its_file(file: str, quant: str) -> None:
+    assert hub.quant_of(file) == quant
+    assert choose([file, "other-Q3_K_S.gguf"], HubName("o/n", quant)) == [file]
 
 
 def test_names_of_the_hub() -> None:

@@ -7,7 +7,7 @@ the two best logits are closer than 1e-3, where float32 rounding may decide.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,9 +19,23 @@ MODELS = ("random:tiny-llama", "random:tiny-qwen3", "random:tiny-mistral")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=2)
 
 
-def engine(model: str = MODELS[0], **options: object) -> LLM:
-    settings: dict[str, object] = {"dtype": "float32", "device": "cpu", "max_model_len": 512, "num_threads": 1, "num_pages": 256}
-    return LLM(model, **{**settings, **options})
+Engine = Callable[..., LLM]
+Reference = tuple[str, list[list[int]], list[Completion]]
+
+
+@pytest.fixture(scope="module")
+def device() -> str:
+    """Where the engine runs; the GPU tests say otherwise."""
+    return "cpu"
+
+
+@pytest.fixture(scope="module")
+def engine(device: str) -> Engine:
+    def make(model: str = MODELS[0], **options: object) -> LLM:
+        settings: dict[str, object] = {"dtype": "float32", "max_model_len": 512, "num_threads": 1, "num_pages": 256}
+        return LLM(model, device=device, **{**settings, **options})
+
+    return make
 
 
 def prompts(count: int, seed: int, longest: int = 90) -> list[list[int]]:
@@ -50,26 +64,26 @@ def same(one: list[Completion], other: list[Completion]) -> None:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def reference(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[list[int]], list[Completion]]]:
+def reference(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Reference]:
     """Each prompt alone, on a cold engine without a prefix cache."""
     asked = prompts(16, seed=1)
     with engine(request.param, enable_prefix_caching=False) as llm:
         yield request.param, asked, [llm.generate(prompt, GREEDY)[0] for prompt in asked]
 
 
-def test_alone_or_in_a_batch_of_sixteen(reference: tuple[str, list[list[int]], list[Completion]]) -> None:
+def test_alone_or_in_a_batch_of_sixteen(reference: Reference, engine: Engine) -> None:
     model, asked, alone = reference
     with engine(model) as llm:
         same(alone, llm.generate(asked, GREEDY))
 
 
-def test_whole_or_chunked_prefill(reference: tuple[str, list[list[int]], list[Completion]]) -> None:
+def test_whole_or_chunked_prefill(reference: Reference, engine: Engine) -> None:
     model, asked, alone = reference
     with engine(model, max_num_batched_tokens=7, max_num_seqs=5) as llm:
         same(alone, llm.generate(asked, GREEDY))
 
 
-def test_cold_or_from_the_prefix_cache(reference: tuple[str, list[list[int]], list[Completion]]) -> None:
+def test_cold_or_from_the_prefix_cache(reference: Reference, engine: Engine) -> None:
     model, asked, alone = reference
     with engine(model, page_size=4) as llm:
         llm.generate(asked, GREEDY)
@@ -78,7 +92,7 @@ def test_cold_or_from_the_prefix_cache(reference: tuple[str, list[list[int]], li
     assert all(done.usage.cached_tokens >= len(prompt) - 8 for prompt, done in zip(asked, again, strict=True) if len(prompt) > 8)
 
 
-def test_preempted_or_not(reference: tuple[str, list[list[int]], list[Completion]]) -> None:
+def test_preempted_or_not(reference: Reference, engine: Engine) -> None:
     """A pool that holds a fraction of the traffic: sequences are preempted and computed again."""
     model, asked, alone = reference
     with engine(model, page_size=8, num_pages=24, max_model_len=160) as llm:
@@ -87,7 +101,7 @@ def test_preempted_or_not(reference: tuple[str, list[list[int]], list[Completion
     same(alone, starved)
 
 
-def test_streamed_or_not(reference: tuple[str, list[list[int]], list[Completion]]) -> None:
+def test_streamed_or_not(reference: Reference, engine: Engine) -> None:
     model, asked, alone = reference
     with engine(model) as llm:
         for prompt, whole in zip(asked[:4], alone[:4], strict=True):
@@ -95,7 +109,7 @@ def test_streamed_or_not(reference: tuple[str, list[list[int]], list[Completion]
             assert streamed[: sure(whole.choices[0])] == whole.tokens[: sure(whole.choices[0])]
 
 
-def test_random_traffic_of_mixed_requests(reference: tuple[str, list[list[int]], list[Completion]]) -> None:
+def test_random_traffic_of_mixed_requests(reference: Reference, engine: Engine) -> None:
     """Greedy requests among sampled, penalised, short and many-choice ones."""
     model, asked, alone = reference
     draw = random.Random(5)
@@ -119,7 +133,7 @@ def test_random_traffic_of_mixed_requests(reference: tuple[str, list[list[int]],
     same(alone, mixed[:16])
 
 
-def test_draws_depend_on_seed_and_position_alone() -> None:
+def test_draws_depend_on_seed_and_position_alone(engine: Engine) -> None:
     """Sampled tokens are the same alone and in traffic, equal seeds agree and different choices differ."""
     asked = prompts(6, seed=3)
     sampled = [SamplingParams(temperature=1.0, seed=i, n=2, max_tokens=12, ignore_eos=True) for i in range(6)]
@@ -133,7 +147,7 @@ def test_draws_depend_on_seed_and_position_alone() -> None:
     assert other.tokens != alone[0].choices[0].tokens
 
 
-def test_fork_gives_what_separate_requests_give() -> None:
+def test_fork_gives_what_separate_requests_give(engine: Engine) -> None:
     """Choices share the prompt's pages and copy on write; greedy ones must all equal the single answer."""
     prompt = prompts(1, seed=11)[0] * 3
     with engine(page_size=16, enable_prefix_caching=False) as llm:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from redline.kernels import attention
 from redline.kernels.attention import make_ragged, paged_attention
 from redline.kernels.tolerance import check
@@ -84,9 +85,7 @@ def test_consecutive_pages_are_read_in_place() -> None:
 
 def test_one_layout_serves_layers_with_and_without_a_window() -> None:
     """Gemma's local and global layers share a step's layout: what is kept from one must not leak into the other."""
-    inputs = attention.make_inputs(
-        {"B": 3, "Q": 4, "C": 60, "N": 2, "K": 1, "H": 8, "S": 4, "W": 0}, torch.float32, CPU, seed=4
-    )
+    inputs = attention.make_inputs({"B": 3, "Q": 4, "C": 60, "N": 2, "K": 1, "H": 8, "S": 4, "W": 0}, torch.float32, CPU, seed=4)
     for window in (0, 9, 0, 9):
         inputs["window"] = window
         check("output", attention.reference(**inputs)[0], paged_attention(**inputs), "attention", "f32")

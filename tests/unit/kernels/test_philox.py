@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from redline.kernels import philox
 
 # Random123's kat_vectors file, philox4x32 with 10 rounds: counter, key, output.
@@ -20,9 +21,7 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_words_are_the_published_ones(
-    counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
-) -> None:
+def test_words_are_the_published_ones(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
     got = philox.words(tuple(torch.tensor(word) for word in counter), (torch.tensor(key[0]), torch.tensor(key[1])))
     assert tuple(int(word) for word in got) == expected
 

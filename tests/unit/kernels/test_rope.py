@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from redline.kernels import rope
 from redline.kernels.tolerance import check
 

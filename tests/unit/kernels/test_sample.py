@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from redline.kernels import sample
 from redline.kernels.sample import SampleBatch
 

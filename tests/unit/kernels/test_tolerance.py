@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from redline.kernels.tolerance import TOLERANCES, check, rms_ratio
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import kernel_checks
 import pytest
 import torch
+
+import kernel_checks
 from redline.kernels import all_specs, attention, philox
 
 pytestmark = pytest.mark.usefixtures("interpreter")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from compile_matrix import Compiled
 from redline.ops import TARGETS
 
@@ -41,3 +42,5 @@ def test_each_fault_is_named() -> None:
     assert list(good.faults()) == []
     bad = Compiled(75, "op", "f16", "case", "kernel", 70_000, 255, 8, True, True)
     assert [fault.partition("kernel: ")[2][:5] for fault in bad.faults()] == ["70000", "8 byt", "a mat"]
+    assert len(list(Compiled(90, "op", "bf16", "case", "kernel", 0, 128, 24, True, True).faults())) == 1
+    assert not list(Compiled(90, "op", "bf16", "case", "kernel", 0, 128, 8, True, True).faults())

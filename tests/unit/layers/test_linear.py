@@ -1,0 +1,71 @@
+"""Merged projections: which rows a checkpoint tensor fills, which share a rank holds, and the CPU's way with one row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from redline.errors import ConfigError
+from redline.kernels.tolerance import check
+from redline.layers.linear import ColumnLinear, RowLinear, linear
+from redline.layers.weights import Place
+from redline.parallel.ranks import Ranks
+
+CPU = torch.device("cpu")
+
+
+def _place(rank: int, size: int) -> Place:
+    return Place(torch.float32, CPU, Ranks(rank, size))
+
+
+def test_each_rank_of_a_column_cut_holds_its_share_of_every_part() -> None:
+    """The ranks' outputs, put back part by part, are the whole projections' outputs."""
+    whole = {"q.weight": torch.randn(8, 6), "k.weight": torch.randn(4, 6), "q.bias": torch.randn(8), "k.bias": torch.randn(4)}
+    x = torch.randn(3, 6)
+    shares = []
+    for rank in range(2):
+        layer = ColumnLinear(6, {"q": 8, "k": 4}, True, _place(rank, 2))
+        slots = dict(layer.slots("p"))
+        assert set(slots) == {f"p.{name}" for name in whole}
+        for name, tensor in whole.items():
+            slots[f"p.{name}"].target.copy_(slots[f"p.{name}"].part(tensor))
+        shares.append(layer(x).split((4, 2), dim=1))
+    for part, name in enumerate("qk"):
+        got = torch.cat([share[part] for share in shares], dim=1)
+        torch.testing.assert_close(got, x @ whole[f"{name}.weight"].T + whole[f"{name}.bias"])
+
+
+def test_partial_sums_of_a_row_cut_add_up_and_the_bias_is_added_once() -> None:
+    weight, bias, x = torch.randn(5, 8), torch.randn(5), torch.randn(3, 8)
+    partial = []
+
+    class Listening(Ranks):
+        def all_reduce(self, part: torch.Tensor) -> torch.Tensor:
+            partial.append(part)
+            return part
+
+    for rank in range(4):
+        layer = RowLinear(8, 5, True, Place(torch.float32, CPU, Listening(rank, 4)))
+        for name, slot in layer.slots("o"):
+            slot.target.copy_(slot.part(weight if name == "o.weight" else bias))
+        layer(x[:, 2 * rank : 2 * rank + 2])
+    torch.testing.assert_close(torch.stack(partial).sum(0), x @ weight.T + bias)
+
+
+def test_a_dimension_that_does_not_divide_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"outputs of k \(3\) cannot be shared by 2 devices"):
+        ColumnLinear(6, {"q": 8, "k": 3}, False, _place(0, 2))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_row_in_bfloat16_is_as_exact_as_many_and_leaves_no_trace(bias: bool) -> None:
+    """The CPU's path for a single row meets the tolerance of one rounding and restores the process's oneDNN switch."""
+    generator = torch.Generator().manual_seed(0)
+    x_TK = torch.randn(3, 257, generator=generator).bfloat16()
+    weight_NK = torch.randn(33, 257, generator=generator).bfloat16()
+    bias_N = torch.randn(33, generator=generator).bfloat16() if bias else None
+    expected = x_TK.float() @ weight_NK.float().T + (bias_N.float() if bias_N is not None else 0.0)
+    before = torch._C._get_mkldnn_enabled()
+    check("one row", expected[1:2], linear(x_TK[1:2], weight_NK, bias_N), "elementwise", "bf16")
+    check("rows", expected, linear(x_TK, weight_NK, bias_N), "elementwise", "bf16")
+    assert torch._C._get_mkldnn_enabled() is before
