@@ -29,15 +29,15 @@ test: $(DEV) model ## all tests that need no GPU
 	@$(PYTEST) tests/unit tests/e2e --ignore=tests/unit/kernels
 
 check: $(DEV) ## format, lint, types, floors, sizes, generated pages
-	@$(BIN)/ruff format --check src tests tools
-	@$(BIN)/ruff check src tests tools
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/python tools/layers.py
 	@$(BIN)/python tools/size.py
 	@$(BIN)/python tools/docs.py --check
 
 soak: $(DEV) model ## the long versions of the property, fault and fuzz tests
-	@$(PYTEST) --soak -m soak tests/unit tests/e2e
+	@$(PYTEST) --soak --timeout=7200 -m soak tests/unit tests/e2e
 
 clean: ## remove the virtual environment and caches; fetched models stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,6 +50,7 @@ TORCH_FREE_ENGINE = {
     "detok",
     "grammar",
     "launch",
+    "ledger",
     "message",
     "pages",
     "prefix",

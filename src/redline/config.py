@@ -33,7 +33,9 @@ class ModelConfig:
         choices=(AUTO, "float32", "bfloat16", "float16"),
     )
     max_model_len: int | None = option(None, "Longest context in tokens; the model's own where not given.")
-    seed: int = option(0, "Seed of random: weights and of requests that bring none.")
+    seed: int | None = option(
+        None, "Seed of random: weights, and of the draws of requests that bring none; without it those draw at random."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

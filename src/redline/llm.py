@@ -21,7 +21,7 @@ from redline.chat.template import ChatTemplate
 from redline.checkpoint.opener import tokenizer_for
 from redline.config import EngineConfig
 from redline.engine.answer import Answer, Delta
-from redline.engine.build import build
+from redline.engine.build import Progress, build, silent
 from redline.engine.message import error_of
 from redline.errors import InvalidRequest
 from redline.types import Finish, Request, SamplingParams, TokenLogprob, Usage
@@ -67,13 +67,16 @@ class Completion:
 class LLM:
     """A loaded model. Options are the fields of `redline.config`, by name; an unknown one is refused with the nearest.
 
+    `progress` is called with a stage and the per cent of the start that is done. With `receipts` every answer carries one,
+    and a machine that was never measured is measured first, which takes a second or two.
     Raises the errors of `redline.errors`: NotFound, CheckpointError, DoesNotFit, ConfigError, InvalidRequest ...
     """
 
-    def __init__(self, model: str, *, receipts: bool = True, **options: Any):
+    def __init__(self, model: str, *, receipts: bool = True, progress: Progress = silent, **options: Any):
         self._receipts = receipts
-        self._engine = build(EngineConfig.from_options(model=model, **options))
+        self._engine = build(EngineConfig.from_options(model=model, **options), progress)
         if receipts and not self._engine.measured:
+            progress("measuring this machine, once", 99)
             self._engine.measure()
         self._tokenizer = tokenizer_for(self._engine.checkpoint, options.get("tokenizer"))
         self._ids = itertools.count()

@@ -146,6 +146,7 @@ class Tokenizer:
         With `allow_special=False` a special token spelled out in `text` ("<|im_end|>") is read as plain text. Use it
         for text of users that no template marked up: else they can forge the end of a turn. Pieces that a model
         declares as ordinary added text (runs of spaces, "<tool_call>") are matched in either case.
+        A byte for which the vocabulary has no piece is dropped, as in the reference (SmolLM2 lacks six control characters).
         Raises InvalidRequest for text that is not Unicode (a lone surrogate).
         """
         backend = self._backend if allow_special else self._plain

@@ -18,12 +18,6 @@ pytestmark = pytest.mark.gpu
 SPECS = all_specs()
 
 
-@pytest.fixture(autouse=True)
-def exact_float32() -> None:
-    """References multiply in float32, not in tf32."""
-    torch.set_float32_matmul_precision("highest")
-
-
 @pytest.fixture
 def cuda() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from unit.engine.test_same_tokens import *  # noqa: F403
 
 pytestmark = pytest.mark.gpu

@@ -98,10 +98,9 @@ def _snapshot_rows(repo: str, snapshot: Path) -> list[ModelRow]:
 def _pull_alias(alias: Alias, report: Report) -> Path:
     target = _alias_path(alias)
     if not _is_here(alias):
-        if target.exists():  # the record is written last, so this file is not one that a pull has finished
+        if target.exists():  # it has another size or no record, so it is not what a pull has checked
             _remove(target)
         wheels.fetch(alias, target, env.cache_dir() / "downloads" / alias.name, report)
-        _record(alias).write_text(f"{alias.sha256}  {alias.file}\n")
     return target
 
 
@@ -114,21 +113,15 @@ def _remove(target: Path) -> None:
 
 def _is_here(alias: Alias) -> bool:
     """True where the file has the right size and its hash was found right when it was pulled."""
-    target, record = _alias_path(alias), _record(alias)
+    target = _alias_path(alias)
     try:
-        return target.stat().st_size == alias.bytes and record.read_text().split()[:1] == [alias.sha256]
+        return target.stat().st_size == alias.bytes and wheels.record_of(target).read_text().split()[:1] == [alias.sha256]
     except OSError:
         return False
 
 
 def _alias_path(alias: Alias) -> Path:
     return env.cache_dir() / "models" / alias.name / alias.file
-
-
-def _record(alias: Alias) -> Path:
-    """The file beside the model that says its hash, as sha256sum writes it."""
-    target = _alias_path(alias)
-    return target.with_name(target.name + ".sha256")
 
 
 def _hub_folder() -> Path:

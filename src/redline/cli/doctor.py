@@ -13,7 +13,7 @@ import click
 from redline import env
 from redline.cli.options import JSON
 from redline.cli.progress import Progress
-from redline.hardware.ceilings import Ceilings, Probes, identify, load, measure
+from redline.hardware.ceilings import Ceilings, identify, load
 from redline.hardware.detect import detect
 from redline.hardware.doctor import Report, examine
 from redline.hardware.machine import Machine
@@ -49,24 +49,19 @@ def known_ceilings(machine: Machine, *, again: bool, never: bool, quiet: bool) -
     found: dict[str, Ceilings] = {}
     with Progress(quiet=quiet) as progress:
         for device in ("cpu", *(gpu.device for gpu in machine.gpus)):
-            identity = identify(machine, device)
-            kept = None if again else load(identity)
+            kept = None if again else load(identify(machine, device))
             if kept is None and not never:
                 progress(f"measuring {device}")
-                kept = measure(identity, _probes(device, machine))
+                kept = _measure(machine, device)
             if kept is not None:
                 found[device] = kept
     return found
 
 
-def _probes(device: str, machine: Machine) -> Probes:
-    """The micro-benchmarks of a device, for the types that redline runs there. Imports torch."""
-    import torch
+def _measure(machine: Machine, device: str) -> Ceilings:
+    from redline.kernels.probes import measure  # brings torch
 
-    from redline.kernels.probes import probes
-
-    dtypes = (torch.float32, torch.bfloat16) if device == "cpu" else (torch.float32, torch.bfloat16, torch.float16)
-    return probes(torch.device(device), dtypes, cache_bytes=machine.cpu.l3_bytes)
+    return measure(machine, device)
 
 
 def chosen(machine: Machine) -> dict[str, dict[str, Any]]:

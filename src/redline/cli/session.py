@@ -33,8 +33,7 @@ class Session:
             progress("importing torch")
             from redline.llm import LLM
 
-            progress("loading the model")
-            self._llm = LLM(model, **engine_options)
+            self._llm = LLM(model, progress=lambda stage, percent: progress(stage, percent / 100), **engine_options)
         self.sampling = SamplingParams(**(self._llm.info.defaults | asked))
 
     @property

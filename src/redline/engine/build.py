@@ -68,7 +68,11 @@ class Engine:
         self.loop.close()
 
 
-def build(config: EngineConfig, progress: Progress = lambda stage, percent: None) -> Engine:
+def silent(stage: str, percent: float) -> None:
+    """Progress that nobody wants to hear of."""
+
+
+def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     """Load `config.model.model` and make it ready.
 
     Raises NotFound, CheckpointError, ConfigError or DoesNotFit with what to change; nothing stays allocated then.
@@ -106,7 +110,7 @@ def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device
     dtype = getattr(torch, settings.dtype)
     try:
         model = build_model(checkpoint.shape, dtype, device, max_len=settings.max_model_len or 0)
-        load(model, checkpoint, progress=lambda share: progress("loading weights", 5 + 85 * share))
+        load(model, checkpoint, progress=lambda share: progress("loading weights", 5 + 85 * share), seed=settings.seed or 0)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"the device ran out of memory while {resolved.memory.weights_bytes / 2**30:.1f} GiB of weights were loaded",
@@ -138,7 +142,7 @@ def _loop(checkpoint: Checkpoint, resolved: Resolved, model: Model, known: Ceili
     scheduler = Scheduler(limits, pool, PrefixCache(pool) if config.cache.enable_prefix_caching else None, eos_ids)
     element = DTYPE_BYTES[config.model.dtype]
     meter = Meter(shape, config.model.dtype, element, element, known, checkpoint.file_bytes)
-    return Loop(runner, scheduler, Accounts(meter, shape.sliding_window))
+    return Loop(runner, scheduler, Accounts(meter, shape.sliding_window), seed=config.model.seed)
 
 
 def _allocate_cache(shape: ModelShape, memory: MemoryPlan, page_size: int, dtype: torch.dtype, device: torch.device) -> KVCache:

@@ -27,16 +27,19 @@ _SEED_BITS = 63
 
 
 class Loop:
-    """One model's loop. Single-threaded: every method is called from the thread that calls `step`."""
+    """One model's loop. Single-threaded: every method is called from the thread that calls `step`.
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, accounts: Accounts):
+    Requests without a seed of their own get one drawn from `seed`, or from the system's entropy without it.
+    """
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, accounts: Accounts, *, seed: int | None = None):
         self._runner = runner
         self._scheduler = scheduler
         self._accounts = accounts
         self._in_flight: Launched | None = None
         self._outbox: list[Chunk] = []
         self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
-        self._seeds = random.Random()
+        self._seeds = random.Random(seed)
 
     @property
     def meter(self) -> Meter:

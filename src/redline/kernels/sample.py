@@ -34,7 +34,7 @@ REACH = 26.0
 logit + 22.88, hence one more than 25.7 below never wins; the rest is room for rounding."""
 
 FIRST_LOOK = 1024
-"""Best logits looked at for top_p before the whole row is sorted."""
+"""Best logits looked at for top_p before more are."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,26 @@ def _top_threshold(logits_RV: Tensor, best_R: Tensor, batch: SampleBatch) -> Ten
     kth_R = sorted_RW.gather(1, (k_R - 1).clamp(max=width - 1)).squeeze(1).masked_fill(~limited_R, -torch.inf)
     if not bool(nucleus_R.any()):
         return kth_R
-    best_R1, inverse_R1 = best_R.unsqueeze(1), batch.temperature_B.reciprocal().unsqueeze(1)
-    mass_RV = ((logits_RV - best_R1) * inverse_R1).exp_().masked_fill_(logits_RV < kth_R.unsqueeze(1), 0.0)
-    wanted_R1 = (batch.top_p_B * mass_RV.sum(-1)).unsqueeze(1)
-    summed_RW = ((sorted_RW - best_R1) * inverse_R1).exp_().cumsum(-1)
-    if width < vocab_size and bool(((summed_RW[:, -1:] < wanted_R1).squeeze(1) & nucleus_R).any()):
-        sorted_RW = logits_RV.sort(-1, descending=True).values
-        summed_RW = ((sorted_RW - best_R1) * inverse_R1).exp_().cumsum(-1)
-    last_R1 = (summed_RW < wanted_R1).sum(-1, keepdim=True).clamp_(max=sorted_RW.shape[1] - 1)
-    return torch.maximum(kth_R, sorted_RW.gather(1, last_R1).squeeze(1).masked_fill(~nucleus_R, -torch.inf))
+    scaled_RV = (logits_RV - best_R.unsqueeze(1)) / batch.temperature_B.unsqueeze(1)
+    mass_R = scaled_RV.exp_().masked_fill_(logits_RV < kth_R.unsqueeze(1), 0.0).sum(-1)
+    wanted_R = torch.where(nucleus_R, batch.top_p_B * mass_R, 0.0)
+    edge_R = _nucleus_edge(logits_RV, sorted_RW, best_R, batch.temperature_B, wanted_R)
+    return torch.maximum(kth_R, edge_R.masked_fill_(~nucleus_R, -torch.inf))
+
+
+def _nucleus_edge(logits_RV: Tensor, sorted_RW: Tensor, best_R: Tensor, temperature_R: Tensor, wanted_R: Tensor) -> Tensor:
+    """The logit at which probability (up to a factor), summed from the best down, first reaches `wanted`. `sorted` holds the
+    W best logits of each row; where they do not suffice, eight times as many are taken."""
+    width = sorted_RW.shape[1]
+    summed_RW = ((sorted_RW - best_R.unsqueeze(1)) / temperature_R.unsqueeze(1)).exp_().cumsum(-1)
+    last_R1 = (summed_RW < wanted_R.unsqueeze(1)).sum(-1, keepdim=True).clamp_(max=width - 1)
+    edge_R = sorted_RW.gather(1, last_R1).squeeze(1)
+    short_R = summed_RW[:, -1] < wanted_R
+    if width < logits_RV.shape[1] and bool(short_R.any()):
+        rest_RV = logits_RV[short_R]
+        wider_RW = rest_RV.topk(min(8 * width, logits_RV.shape[1])).values
+        edge_R[short_R] = _nucleus_edge(rest_RV, wider_RW, best_R[short_R], temperature_R[short_R], wanted_R[short_R])
+    return edge_R
 
 
 def reference(logits_BV: Tensor, batch: SampleBatch) -> tuple[Tensor]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_files import packed_rows
 
+from model_files import packed_rows
 from redline.checkpoint.packed import Packed
 from redline.formats import FORMATS
 from redline.quant import unpack, unpacking

@@ -59,7 +59,7 @@ def llm(monkeypatch):
     """The fake that the command loads; `llm.options` are the options it was built with."""
     fake = FakeLLM("", {})
 
-    def build(model, **options):
+    def build(model, *, progress, **options):
         fake.model, fake.options = model, options
         return fake
 

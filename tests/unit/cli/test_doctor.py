@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from redline.cli import doctor
+from redline.hardware import ceilings
 from redline.hardware.ceilings import Probes
 from redline.hardware.machine import Cpu, Machine
 
@@ -17,13 +18,14 @@ def measured(monkeypatch, tmp_path):
     """A made-up machine with an empty cache; the list fills with what was probed."""
     calls = []
 
-    def probes(device, machine):
+    def measure(machine, device):
         calls.append(device)
-        return Probes(read=lambda: [1.2e10, 1.1e10], matmul={"float32": lambda: [2e11]})
+        probes = Probes(read=lambda: [1.2e10, 1.1e10], matmul={"float32": lambda: [2e11]})
+        return ceilings.measure(ceilings.identify(machine, device), probes)
 
     cpu = Cpu("Little CPU", 2, ("avx2",), 1 << 20)
     monkeypatch.setattr(doctor, "detect", lambda *, visible: Machine(cpu, (), 8 << 30, 6 << 30, ("no GPU: none",)))
-    monkeypatch.setattr(doctor, "_probes", probes)
+    monkeypatch.setattr(doctor, "_measure", measure)
     monkeypatch.setenv("REDLINE_CACHE", str(tmp_path))
     return calls
 
