@@ -100,11 +100,11 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Completion]:
         """Complete one prompt or several (text, or token ids), all together; results in the order of the prompts."""
-        return self._collect(self._requests(_listed(prompts), sampling))
+        return self._collect(self._requests(_listed(prompts), sampling), continues=True)
 
     def chat(self, messages: Sequence[Message], sampling: SamplingParams | None = None, **template: Any) -> Completion:
         """Answer a conversation. `template` goes to the model's chat template (`tools=`, `enable_thinking=` ...)."""
-        return self._collect(self._requests([self.render(messages, **template)], sampling))[0]
+        return self._collect(self._requests([self.render(messages, **template)], sampling), continues=False)[0]
 
     def stream(
         self, prompt: Prompt | Sequence[Message], sampling: SamplingParams | None = None, **template: Any
@@ -112,7 +112,7 @@ class LLM:
         """Deltas of one prompt, or of a conversation (a list of messages), as they come. Closing the iterator cancels."""
         messages = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
         rendered: Any = self.render(prompt, **template) if messages else prompt  # type: ignore[arg-type]
-        for _, delta in self._run(self._requests([rendered], sampling)):
+        for _, delta in self._run(self._requests([rendered], sampling), continues=not messages):
             yield delta
 
     def render(self, messages: Sequence[Message], **template: Any) -> list[int]:
@@ -151,12 +151,12 @@ class LLM:
             )
         return requests
 
-    def _run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
+    def _run(self, requests: Sequence[Request], *, continues: bool) -> Iterator[tuple[int, Delta]]:
         """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open."""
         loop = self._engine.loop
         place = {request.id: i for i, request in enumerate(requests)}
         answers = {
-            (request.id, index): Answer(self._tokenizer, request, index)
+            (request.id, index): Answer(self._tokenizer, request, index, continues=continues)
             for request in requests
             for index in range(request.sampling.n)
         }
@@ -181,9 +181,9 @@ class LLM:
             for id, index in answers:
                 loop.cancel(id, index)
 
-    def _collect(self, requests: Sequence[Request]) -> list[Completion]:
+    def _collect(self, requests: Sequence[Request], *, continues: bool) -> list[Completion]:
         parts: list[list[Delta]] = [[] for _ in requests]
-        for place, delta in self._run(requests):
+        for place, delta in self._run(requests, continues=continues):
             parts[place].append(delta)
         return [_completion(request, deltas) for request, deltas in zip(requests, parts, strict=True)]
 

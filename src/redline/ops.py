@@ -100,8 +100,9 @@ OPS: dict[str, Op] = {
         Op(
             "add_rms_norm",
             {"T": "rows", "D": "row size"},
-            read_bytes=lambda a, d: 2 * _size(a, "T", "D") * ELEMENT_BYTES[d] + 4 * a["D"],
-            write_bytes=lambda a, d: 2 * _size(a, "T", "D") * ELEMENT_BYTES[d],
+            # The residual is float32: 4 bytes.
+            read_bytes=lambda a, d: _size(a, "T", "D") * (ELEMENT_BYTES[d] + 4) + 4 * a["D"],
+            write_bytes=lambda a, d: _size(a, "T", "D") * (ELEMENT_BYTES[d] + 4),
             flops=lambda a: 5 * _size(a, "T", "D"),
         ),
         Op(

@@ -229,8 +229,8 @@ def test_a_key_protects_everything_but_health_and_a_full_queue_is_429() -> None:
         for path in ("/v1/models", "/metrics", "/", "/v1/unknown"):
             assert httpx2.get(server.url + path).status_code == 401
         assert httpx2.get(f"{server.url}/health").status_code == 200
-        with pytest.raises(openai.AuthenticationError):
-            OpenAI(base_url=base, api_key="Secret", max_retries=0).models.list()
+        with OpenAI(base_url=base, api_key="Secret", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
+            client.models.list()
         with OpenAI(base_url=base, api_key="secret", max_retries=0) as client:
             assert client.chat.completions.create(model="mine", messages=user("abc")).model == "mine"
             with client.chat.completions.create(model=MODEL, messages=user("x" * 3000), stream=True) as stream:

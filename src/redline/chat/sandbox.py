@@ -263,35 +263,15 @@ _FILTER_CHECKS: dict[str, Callable[..., None]] = {
 }
 
 # Filters that look at every item, so at the clock for each.
-_ITERATING = frozenset(
-    ("groupby", "join", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "sum", "unique")
-)
+_ITERATING = frozenset("groupby join list map max min reject rejectattr select selectattr sort sum unique".split())
 _FILTERS = _ITERATING | frozenset(
-    (
-        *("abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "indent"),
-        *("int", "items", "last", "length", "lower", "replace", "reverse", "round", "safe", "string", "title", "trim", "upper"),
-    )
+    "abs attr capitalize count d default dictsort e escape first float format indent int items last length lower "
+    "replace reverse round safe string title trim upper".split()
 )
-
 _STR_METHODS = frozenset(
-    (
-        *(
-            "capitalize",
-            "casefold",
-            "count",
-            "endswith",
-            "find",
-            "index",
-            "isalnum",
-            "isalpha",
-            "isascii",
-            "isdecimal",
-            "isdigit",
-        ),
-        *("islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip", "partition", "removeprefix"),
-        *("removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith"),
-        *("strip", "swapcase", "title", "upper"),
-    )
+    "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric isspace "
+    "istitle isupper join lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip "
+    "split splitlines startswith strip swapcase title upper".split()
 )
 _METHODS: dict[type | tuple[type, ...], frozenset[str]] = {
     str: _STR_METHODS,

@@ -33,15 +33,16 @@ class Delta:
 class Answer:
     """Choice `index` of `request` while it runs.
 
+    `continues`: the answer goes on in the middle of the prompt's text, so a leading space is part of it.
     When a stop string is found the caller must cancel the choice in the engine (`wants_cancel` is true once); the
     engine's last chunk then arrives with finish "abort", which is told as "stop".
     """
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, index: int):
+    def __init__(self, tokenizer: Tokenizer, request: Request, index: int, *, continues: bool = False):
         self.index = index
         self.finished = False
         self._include_stop = request.sampling.include_stop
-        self._stream = TextStream(tokenizer, request.sampling.stop, include_stop=self._include_stop)
+        self._stream = TextStream(tokenizer, request.sampling.stop, include_stop=self._include_stop, continues=continues)
         self._num_tokens = 0
         self._stop: str | None = None
         self._cancelled = False

@@ -27,25 +27,31 @@ class _Keys:
     skip: int
     count: int
 
-    def read(self, cache_PSKH: Tensor) -> Tensor:
-        """[count, K, H]: a view where the pages follow each other in the cache, else a copy."""
-        first, num_pages = self.pages[0], len(self.pages)
-        if self.pages[-1] - first == num_pages - 1 and self.pages == list(range(first, first + num_pages)):
-            start = first * cache_PSKH.shape[1] + self.skip
-            return cache_PSKH.flatten(0, 1)[start : start + self.count]
-        return cache_PSKH[self.pages].flatten(0, 1)[self.skip : self.skip + self.count]
+    @property
+    def consecutive(self) -> bool:
+        """Whether the pages follow each other in the cache, so that the keys are one view of it."""
+        return self.pages == list(range(self.pages[0], self.pages[0] + len(self.pages)))
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """The query tokens [start, stop) of one sequence. `mask_QC` is None where every token sees every key, or where plain
-    causality says all (`causal`)."""
+    """The query tokens [start, stop) of one sequence, and its keys [skip, skip + count) of the pages `pages_P`, or of the
+    cache itself where that is None. `mask_QC` is None where every token sees every key, or where plain causality says all
+    (`causal`)."""
 
     start: int
     stop: int
-    keys: _Keys
+    pages_P: Tensor | None
+    skip: int
+    count: int
     causal: bool
     mask_QC: Tensor | None
+
+    def read(self, cache_PSKH: Tensor) -> Tensor:
+        """The keys or values of the sequence, [1, K, C, H]."""
+        if self.pages_P is not None:
+            cache_PSKH = cache_PSKH.index_select(0, self.pages_P)
+        return cache_PSKH.flatten(0, 1)[self.skip : self.skip + self.count].transpose(0, 1).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,10 @@ def paged_attention(
 
 
 def _attend_chunk(q_QNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, chunk: _Chunk, scale: float) -> Tensor:
-    k_CKH, v_CKH = chunk.keys.read(k_cache_PSKH), chunk.keys.read(v_cache_PSKH)
-    k_1KCH, v_1KCH = k_CKH.transpose(0, 1).unsqueeze(0), v_CKH.transpose(0, 1).unsqueeze(0)
+    k_1KCH, v_1KCH = chunk.read(k_cache_PSKH), chunk.read(v_cache_PSKH)
     num_tokens, heads, size = q_QNH.shape
     if num_tokens == 1:  # the heads of a group are rows of one matrix
-        q_1KGH = q_QNH.reshape(1, k_CKH.shape[1], -1, size)
+        q_1KGH = q_QNH.reshape(1, k_1KCH.shape[1], -1, size)
         return F.scaled_dot_product_attention(q_1KGH, k_1KCH, v_1KCH, scale=scale).reshape(1, heads, size)
     q_1NQH = q_QNH.transpose(0, 1).unsqueeze(0)
     output_1NQH = F.scaled_dot_product_attention(
@@ -110,7 +115,6 @@ def _attend_bucket(q_RNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, bu
 
 
 def _plan(ragged: Ragged, num_tokens: int, cache_PSKH: Tensor, window: int) -> _Plan:
-    page_size, dtype = cache_PSKH.shape[1], cache_PSKH.dtype
     starts, contexts = ragged.query_start_B1.tolist(), ragged.context_B.tolist()
     table = ragged.page_table_BP.tolist()
     chunks: list[_Chunk] = []
@@ -121,14 +125,14 @@ def _plan(ragged: Ragged, num_tokens: int, cache_PSKH: Tensor, window: int) -> _
         if start == stop or context == 0:
             continue
         covered += stop - start
-        keys = _visible(table[b], stop - start, context, page_size, window)
+        keys = _visible(table[b], stop - start, context, cache_PSKH.shape[1], window)
         if stop - start == 1:
             singles.append((start, keys))
         else:
-            chunks.append(_chunk(start, stop, keys, window, dtype))
-    if len(singles) == 1:
-        chunks += [_Chunk(token, token + 1, keys, False, None) for token, keys in singles]
-        singles = []
+            chunks.append(_chunk(start, stop, keys, cache_PSKH, window))
+    if len(singles) == 1 and singles[0][1].consecutive:
+        token, keys = singles.pop()
+        chunks.append(_chunk(token, token + 1, keys, cache_PSKH, window))
     return _Plan(chunks, _buckets(singles, cache_PSKH), covered == num_tokens)
 
 
@@ -138,15 +142,22 @@ def _visible(row: list[int], queries: int, context: int, page_size: int, window:
     return _Keys(row[first_page : ceil_div(context, page_size)], first - first_page * page_size, context - first)
 
 
-def _chunk(start: int, stop: int, keys: _Keys, window: int, dtype: torch.dtype) -> _Chunk:
+def _chunk(start: int, stop: int, keys: _Keys, cache_PSKH: Tensor, window: int) -> _Chunk:
+    pages_P = None if keys.consecutive else torch.tensor(keys.pages)
+    skip = keys.skip if pages_P is not None else keys.pages[0] * cache_PSKH.shape[1] + keys.skip
     queries = stop - start
-    if keys.count == queries and (window == 0 or queries <= window):
-        return _Chunk(start, stop, keys, True, None)
-    behind_QC = torch.arange(keys.count - queries, keys.count).unsqueeze(1) - torch.arange(keys.count)
+    causal = queries > 1 and keys.count == queries and (window == 0 or queries <= window)
+    mask_QC = None if causal or queries == 1 else _mask(queries, keys.count, window, cache_PSKH.dtype)
+    return _Chunk(start, stop, pages_P, skip, keys.count, causal, mask_QC)
+
+
+def _mask(queries: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
+    """0 where the query sees the key, else -inf, [Q, C]; the last query is at the last key."""
+    behind_QC = torch.arange(count - queries, count).unsqueeze(1) - torch.arange(count)
     hidden_QC = behind_QC < 0
     if window:
         hidden_QC |= behind_QC >= window
-    return _Chunk(start, stop, keys, False, torch.zeros(hidden_QC.shape, dtype=dtype).masked_fill_(hidden_QC, -torch.inf))
+    return torch.zeros(hidden_QC.shape, dtype=dtype).masked_fill_(hidden_QC, -torch.inf)
 
 
 def _buckets(singles: list[tuple[int, _Keys]], cache_PSKH: Tensor) -> list[_Bucket]:

@@ -1,7 +1,7 @@
 """RMS normalisation, alone and behind a residual sum.
 
     rms_norm(x)[d]     = x[d] * w[d] / sqrt(mean_d(x[d]^2) + eps)                          (Zhang and Sennrich, 2019)
-    add_rms_norm(x, r) = rms_norm(s), s   with s = x + r, rounded to the element type before it is normalised
+    add_rms_norm(x, r) = rms_norm(s), s   with s = x + r, rounded to r's type before it is normalised
 
 Everything between reading x and rounding the result is float32. A model whose weights are stored as an offset from 1
 (Gemma) adds the 1 when it loads them. Knows nothing of layers. Open `rms_norm` first.
@@ -30,23 +30,17 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         from redline.kernels import norm_triton
 
         return norm_triton.rms_norm(x_TD, weight_D, eps)
-    return _rms_norm(x_TD, weight_D, eps)
+    return F.rms_norm(x_TD.float(), weight_D.shape, weight_D, eps).to(x_TD.dtype)
 
 
 def add_rms_norm(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual), both new tensors. `x` and `residual` are [T, D] of one type."""
+    """(rms_norm(x + residual), x + residual), both new tensors [T, D]: the first of x's type, the sum of residual's."""
     if use_triton(x_TD):
         from redline.kernels import norm_triton
 
         return norm_triton.add_rms_norm(x_TD, residual_TD, weight_D, eps)
-    total_TD = x_TD + residual_TD
-    return _rms_norm(total_TD, weight_D, eps), total_TD
-
-
-def _rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    if x_TD.dtype is torch.float32:
-        return F.rms_norm(x_TD, weight_D.shape, weight_D, eps)
-    return F.rms_norm(x_TD.float(), weight_D.shape, weight_D, eps).to(x_TD.dtype)
+    total_TD = (x_TD + residual_TD).to(residual_TD.dtype)
+    return F.rms_norm(total_TD.float(), weight_D.shape, weight_D, eps).to(x_TD.dtype), total_TD
 
 
 def reference_rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor]:
@@ -71,7 +65,8 @@ def _rms_norm_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.
 
 
 def _add_rms_norm_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
-    residual_TD = random_tensor((axes["T"], axes["D"]), dtype, device, seed + 2)
+    """The residual is float32, as in the models, whatever x is."""
+    residual_TD = random_tensor((axes["T"], axes["D"]), torch.float32, device, seed + 2)
     return _rms_norm_inputs(axes, dtype, device, seed) | {"residual_TD": residual_TD}
 
 

@@ -45,7 +45,7 @@ def add_rms_norm(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float
     tokens, size = x_TD.shape
     assert x_TD.stride(1) == 1 and residual_TD.stride(1) == 1
     output_TD = torch.empty(x_TD.shape, dtype=x_TD.dtype, device=x_TD.device)
-    total_TD = torch.empty(x_TD.shape, dtype=x_TD.dtype, device=x_TD.device)
+    total_TD = torch.empty(x_TD.shape, dtype=residual_TD.dtype, device=x_TD.device)
     padded = next_power_of_two(size)
     _add_rms_norm[(tokens,)](
         x_TD,

@@ -24,9 +24,13 @@ class RMSNorm:
         return rms_norm(x_TD, self.weight_D, self._eps)
 
     def add(self, x_TD: Tensor, residual_TD: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(norm(x + residual), x + residual); no residual yet: (norm(x), x)."""
+        """(norm(x + residual), x + residual); no residual yet: (norm(x), x).
+
+        The residual is float32 whatever the model's type: dozens of layers add to it, and what a half-precision sum would
+        round away comes back as a third of the whole model's error.
+        """
         if residual_TD is None:
-            return rms_norm(x_TD, self.weight_D, self._eps), x_TD
+            return rms_norm(x_TD, self.weight_D, self._eps), x_TD.float()
         return add_rms_norm(x_TD, residual_TD, self.weight_D, self._eps)
 
     def slots(self, prefix: str) -> Slots:

@@ -47,7 +47,14 @@ class ChatCompletions:
         else:
             tokens = self._tokens(messages, options)
         sampling = fit(tokens, asked, info, "messages")
-        call = Call(prefix="chatcmpl", model=service.served_name, asked=asked, stream=bool(body.stream), arrival=arrival)
+        call = Call(
+            prefix="chatcmpl",
+            model=service.served_name,
+            asked=asked,
+            stream=bool(body.stream),
+            arrival=arrival,
+            continues=bool(body.continue_final_message),
+        )
         style = ChatStyle(service.tokenizer, sampling)
         await reply(service, call, [call.request(0, tokens, sampling)], style, receive, send)
 

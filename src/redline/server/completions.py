@@ -45,7 +45,9 @@ class Completions:
             tokens = await asyncio.to_thread(self._tokens, prompts)
         else:
             tokens = self._tokens(prompts)
-        call = Call(prefix="cmpl", model=service.served_name, asked=asked, stream=bool(body.stream), arrival=arrival)
+        call = Call(
+            prefix="cmpl", model=service.served_name, asked=asked, stream=bool(body.stream), arrival=arrival, continues=True
+        )
         requests = [call.request(i, of, fit(of, asked, info, "prompt")) for i, of in enumerate(tokens)]
         style = CompletionStyle(
             service.tokenizer, requests, echo=prompts if body.echo else None, score_prompt=body.prompt_logprobs is not None

@@ -23,12 +23,14 @@ Piece = tuple[int, Delta]
 class Generation:
     """The choices of one call while they run."""
 
-    def __init__(self, service: Service, requests: list[Request], arrival: float) -> None:
+    def __init__(self, service: Service, requests: list[Request], arrival: float, *, continues: bool) -> None:
         self._service = service
         self._requests = {request.id: request for request in requests}
         self._arrival = arrival
         self._choices = _numbered(requests)
-        self._answers = {key: Answer(service.tokenizer, self._requests[key[0]], key[1]) for key in self._choices}
+        self._answers = {
+            key: Answer(service.tokenizer, self._requests[key[0]], key[1], continues=continues) for key in self._choices
+        }
         self._last_tokens: dict[int, float] = {}
         self._usages: dict[tuple[str, int], Usage] = {}
         self._receipts: dict[str, dict[str, Any]] = {}

@@ -34,6 +34,7 @@ class Call:
     asked: Parameters
     stream: bool
     arrival: float
+    continues: bool  # the answer goes on in the middle of a text
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -72,7 +73,7 @@ class Style(Protocol):
 
 async def reply(service: Service, call: Call, requests: list[Request], style: Style, receive: Receive, send: Send) -> None:
     """Run the call and answer it; ends early, and cancels, when the client goes."""
-    generation = Generation(service, requests, call.arrival)
+    generation = Generation(service, requests, call.arrival, continues=call.continues)
     if call.stream:
         work = send_events(send, _events(call, generation, style))
     else:

@@ -58,14 +58,16 @@ def test_a_dimension_that_does_not_divide_is_a_config_error() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_one_row_in_bfloat16_is_as_exact_as_many_and_leaves_no_trace(bias: bool) -> None:
-    """The CPU's path for a single row meets the tolerance of one rounding and restores the process's oneDNN switch."""
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("rows", [1, 2, 17])
+def test_products_meet_the_tolerance_whatever_library_makes_them(rows: int, dtype: str, bias: bool) -> None:
+    """One row and many, of strided input too, are right to one rounding, and the process's oneDNN switch is as it was."""
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
     generator = torch.Generator().manual_seed(0)
-    x_TK = torch.randn(3, 257, generator=generator).bfloat16()
-    weight_NK = torch.randn(33, 257, generator=generator).bfloat16()
-    bias_N = torch.randn(33, generator=generator).bfloat16() if bias else None
-    expected = x_TK.float() @ weight_NK.float().T + (bias_N.float() if bias_N is not None else 0.0)
+    x_TK = torch.randn(rows, 300, generator=generator).to(kind)[:, 20:277]
+    weight_NK = torch.randn(33, 257, generator=generator).to(kind)
+    bias_N = torch.randn(33, generator=generator).to(kind) if bias else None
+    expected = x_TK.double() @ weight_NK.double().T + (bias_N.double() if bias_N is not None else 0.0)
     before = torch._C._get_mkldnn_enabled()
-    check("one row", expected[1:2], linear(x_TK[1:2], weight_NK, bias_N), "elementwise", "bf16")
-    check("rows", expected, linear(x_TK, weight_NK, bias_N), "elementwise", "bf16")
+    check("linear", expected, linear(x_TK, weight_NK, bias_N), "elementwise", dtype)
     assert torch._C._get_mkldnn_enabled() is before

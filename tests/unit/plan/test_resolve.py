@@ -76,7 +76,7 @@ def test_nothing_is_left_open_and_every_choice_has_a_reason(on: Machine) -> None
         for field in dataclasses.fields(section):
             value = getattr(section, field.name)
             assert value != AUTO
-            assert value is not None or field.name in ("tokenizer", "revision"), field.name
+            assert value is not None or field.name in ("tokenizer", "revision", "seed"), field.name
     chosen = {
         "device",
         "dtype",
