@@ -6,9 +6,11 @@ the offline door start here. Open `build` first.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -25,6 +27,7 @@ from redline.engine.prefix import PrefixCache
 from redline.engine.runner import Runner
 from redline.engine.scheduler import Scheduler
 from redline.engine.stats import Accounts
+from redline.engine.torch_thread import TorchThread
 from redline.engine.warmup import warm_up
 from redline.errors import DoesNotFit
 from redline.hardware import Ceilings, Machine, ceilings, detect, identify
@@ -39,6 +42,8 @@ from redline.plan.resolve import DTYPE_BYTES, Resolved, resolve
 from redline.plan.roofline import StepWork, cost, limit_s
 from redline.shapes import ModelShape
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Progress = Callable[[str, float], None]
 """Called with a stage as a person reads it, and the per cent of the whole start."""
 
@@ -52,7 +57,7 @@ class Engine:
     loop: Loop
     info: EngineInfo
     checkpoint: Checkpoint
-    machine: Machine
+    probe: Callable[[], Ceilings]
 
     @property
     def measured(self) -> bool:
@@ -62,7 +67,7 @@ class Engine:
     def measure(self) -> None:
         """Measure the device, about a second, with nothing running on it; kept for the next start."""
         assert not self.loop.has_work, "a busy device cannot be measured"
-        self.loop.meter.ceilings = measure(self.machine, self.info.device)
+        self.loop.meter.ceilings = self.probe()
 
     def close(self) -> None:
         self.loop.close()
@@ -86,14 +91,25 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     )
     for note in resolved.notes:
         log.get("engine").warning("%s", note)
-    device = torch.device(resolved.config.device.device)
-    if device.type == "cpu":
-        torch.set_num_threads(resolved.config.device.num_threads or 1)
-    model = _load_model(checkpoint, resolved, device, progress)
     known = ceilings.load(identify(machine, resolved.config.device.device))
-    loop = _loop(checkpoint, resolved, model, known, progress)
+    on_cpu = resolved.config.device.device == "cpu"
+    thread = TorchThread(resolved.config.device.num_threads or 1) if on_cpu else None
+    try:
+        runner = _call(thread, _load_runner, checkpoint, resolved, thread, progress)
+        progress("warming up", 95)
+        _warm_up(runner, resolved)
+    except BaseException:
+        if thread is not None:
+            thread.close()
+        raise
+    loop = Loop(runner, _scheduler(checkpoint, resolved), _accounts(checkpoint, resolved, known), seed=config.model.seed)
     info = _info(checkpoint, resolved, known, time.monotonic() - began)
-    return Engine(loop, info, checkpoint, machine)
+    return Engine(loop, info, checkpoint, functools.partial(_call, thread, measure, machine, info.device))
+
+
+def _call(thread: TorchThread | None, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """`work` done in the thread of a CPU's engine, or here."""
+    return work(*args, **kwargs) if thread is None else thread.call(work, *args, **kwargs)
 
 
 def _free_bytes(config: EngineConfig, machine: Machine) -> int | None:
@@ -119,30 +135,44 @@ def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device
     return model
 
 
-def _loop(checkpoint: Checkpoint, resolved: Resolved, model: Model, known: Ceilings | None, progress: Progress) -> Loop:
-    config, shape, memory = resolved.config, checkpoint.shape, resolved.memory
-    page_size, rows, length = config.cache.page_size or 0, config.scheduler.max_num_seqs or 0, config.model.max_model_len or 0
-    num_tokens = config.scheduler.max_num_batched_tokens or rows
-    dtype, device = getattr(torch, config.model.dtype), torch.device(config.device.device)
+def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread | None, progress: Progress) -> Runner:
+    """Everything that lies on the device: weights, KV pages, the token table."""
+    config = resolved.config
+    device = torch.device(config.device.device)
+    model = _load_model(checkpoint, resolved, device, progress)
     progress("allocating KV pages", 90)
-    cache = _allocate_cache(shape, memory, page_size, dtype, device)
+    page_size, rows, length = config.cache.page_size or 0, config.scheduler.max_num_seqs or 0, config.model.max_model_len or 0
+    cache = _allocate_cache(checkpoint.shape, resolved.memory, page_size, getattr(torch, config.model.dtype), device)
+    filler = BatchFiller(
+        max_num_seqs=rows, max_model_len=length, page_size=page_size, eos_ids=checkpoint.generation.eos_ids, device=device
+    )
     table = torch.zeros((rows, length + 1), dtype=torch.int32, device=device)
-    eos_ids = checkpoint.generation.eos_ids
-    filler = BatchFiller(max_num_seqs=rows, max_model_len=length, page_size=page_size, eos_ids=eos_ids, device=device)
-    runner = Runner(model, cache, filler, table, num_threads=config.device.num_threads)
-    progress("warming up", 95)
-    warm_up(runner, num_pages=memory.num_pages, page_size=page_size, max_tokens=min(length - 1, num_tokens))
-    pool = PagePool(memory.num_pages, page_size)
+    return Runner(model, cache, filler, table, thread)
+
+
+def _warm_up(runner: Runner, resolved: Resolved) -> None:
+    config = resolved.config
+    most = min((config.model.max_model_len or 0) - 1, config.scheduler.max_num_batched_tokens or 0)
+    warm_up(runner, num_pages=resolved.memory.num_pages, page_size=config.cache.page_size or 0, max_tokens=most)
+
+
+def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
+    config = resolved.config
+    pool = PagePool(resolved.memory.num_pages, config.cache.page_size or 0)
     limits = Limits(
-        max_num_seqs=rows,
-        max_num_batched_tokens=num_tokens,
-        max_model_len=length,
+        max_num_seqs=config.scheduler.max_num_seqs or 0,
+        max_num_batched_tokens=config.scheduler.max_num_batched_tokens or 0,
+        max_model_len=config.model.max_model_len or 0,
         max_queued_requests=config.scheduler.max_queued_requests,
     )
-    scheduler = Scheduler(limits, pool, PrefixCache(pool) if config.cache.enable_prefix_caching else None, eos_ids)
-    element = DTYPE_BYTES[config.model.dtype]
-    meter = Meter(shape, config.model.dtype, element, element, known, checkpoint.file_bytes)
-    return Loop(runner, scheduler, Accounts(meter, shape.sliding_window), seed=config.model.seed)
+    prefix = PrefixCache(pool) if config.cache.enable_prefix_caching else None
+    return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids)
+
+
+def _accounts(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None) -> Accounts:
+    dtype, shape = resolved.config.model.dtype, checkpoint.shape
+    meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes)
+    return Accounts(meter, shape.sliding_window)
 
 
 def _allocate_cache(shape: ModelShape, memory: MemoryPlan, page_size: int, dtype: torch.dtype, device: torch.device) -> KVCache:

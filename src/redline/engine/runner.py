@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ import torch
 from redline.engine.batch import BatchFiller, PromptScores, StepInputs
 from redline.engine.sampler import Scores, sample_step, score
 from redline.engine.scheduler import Plan
+from redline.engine.torch_thread import TorchThread
 from redline.kernels.kv_write import copy_pages
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
@@ -59,17 +59,15 @@ class _Outputs:
 class Runner:
     """One model on one device. `launch` is called from one thread only."""
 
-    def __init__(self, model: Model, cache: KVCache, filler: BatchFiller, table: torch.Tensor, *, num_threads: int | None = None):
+    def __init__(self, model: Model, cache: KVCache, filler: BatchFiller, table: torch.Tensor, thread: TorchThread | None):
+        """`table` is the token table, int32 [rows, positions]. On a CPU steps run in `thread`; on a GPU it is None."""
         self._model = model
         self._cache = cache
         self._filler = filler
         self._table = table
-        self._device = table.device
         self._ended_at = 0.0  # time.perf_counter() of the last step's end, on a CPU
         self._ended: torch.cuda.Event | None = None  # the same on a GPU
-        self._thread: ThreadPoolExecutor | None = None
-        if self._device.type == "cpu":
-            self._thread = ThreadPoolExecutor(1, "redline-step", _thread_setup, (num_threads,))
+        self._thread = thread
 
     def launch(self, plan: Plan, *, follows: bool = False) -> Launched:
         """Start `plan`. What it needs of the sequences is read before this returns.
@@ -79,13 +77,12 @@ class Runner:
         inputs = self._filler.fill(plan)
         if self._thread is None:
             return Launched(plan, self._launch_on_stream(inputs, follows))
-        future: Future[StepResult] = self._thread.submit(self._run_here, inputs, follows)
-        return Launched(plan, future.result)
+        return Launched(plan, self._thread.submit(self._run_here, inputs, follows).result)
 
     def close(self) -> None:
         """Wait for the last step and let the thread go."""
         if self._thread is not None:
-            self._thread.shutdown(wait=True)
+            self._thread.close()
 
     @torch.inference_mode()
     def _run_here(self, inputs: StepInputs, follows: bool) -> StepResult:
@@ -141,11 +138,6 @@ class Runner:
             following = self._table[part.row, part.start + begin + 1 : part.start + end + 1].long()
             found.append(score(logits, following, part.num_logprobs))
         return Scores(*(torch.cat([getattr(s, name) for s in found]) for name in Scores.__dataclass_fields__))
-
-
-def _thread_setup(num_threads: int | None) -> None:
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)  # per calling thread, which is why it happens here
 
 
 def _stage(outputs: _Outputs) -> _Outputs:
