@@ -1,0 +1,50 @@
+"""Every family and head size through the Triton kernels on a card, logit by logit against transformers in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from families import CASES, DTYPES, FAMILIES, PROMPTS, expected_logits, redline_model, reference_model
+from paging import PagedSequences, chunked, whole
+from redline.kernels.tolerance import check, rms_ratio
+
+pytestmark = pytest.mark.gpu
+
+HEAD_SIZES = (64, 80, 96, 128, 256)
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> None:
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize("head_size", HEAD_SIZES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_stay_within_the_table(
+    name: str, head_size: int, dtype: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Whole prompts, and chunks mixed with decode steps over random pages. A truth in float32 on the CPU."""
+    case = dataclasses.replace(CASES[name], settings={**CASES[name].settings, "head_dim": head_size})
+    reference = reference_model(case, DTYPES[dtype])
+    model = redline_model(reference, tmp_path, DTYPES[dtype], "cuda")
+    expected = torch.cat(expected_logits(reference))
+    for steps in (whole(PROMPTS), chunked(PROMPTS, chunk=9, decodes=5)):
+        got = torch.cat(PagedSequences(model, PROMPTS).run(steps)).cpu()
+        record_property("rms_ratio", rms_ratio(expected, got))
+        check(name, expected, got, "model", dtype)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_variant_in_float32(name: str, tmp_path: Path) -> None:
+    """Rope scalings, biases, tied heads, windows: as on the CPU, to 1e-4."""
+    reference = reference_model(CASES[name])
+    model = redline_model(reference, tmp_path, device="cuda")
+    for want, got in zip(expected_logits(reference), PagedSequences(model, PROMPTS).run(whole(PROMPTS)), strict=True):
+        if len(want) >= CASES[name].shortest:
+            check(name, want, got.cpu(), "model", "f32")
