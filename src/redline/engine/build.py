@@ -91,7 +91,8 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     )
     for note in resolved.notes:
         log.get("engine").warning("%s", note)
-    known = ceilings.load(identify(machine, resolved.config.device.device))
+    identity = identify(machine, resolved.config.device.device)
+    known = ceilings.load(identity)
     on_cpu = resolved.config.device.device == "cpu"
     thread = TorchThread(resolved.config.device.num_threads or 1) if on_cpu else None
     try:
@@ -102,7 +103,9 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
         if thread is not None:
             thread.close()
         raise
-    loop = Loop(runner, _scheduler(checkpoint, resolved), _accounts(checkpoint, resolved, known), seed=config.model.seed)
+    loop = Loop(
+        runner, _scheduler(checkpoint, resolved), _accounts(checkpoint, resolved, known, identity.name), seed=config.model.seed
+    )
     info = _info(checkpoint, resolved, known, time.monotonic() - began)
     return Engine(loop, info, checkpoint, functools.partial(_call, thread, measure, machine, info.device))
 
@@ -169,9 +172,9 @@ def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
     return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids)
 
 
-def _accounts(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None) -> Accounts:
+def _accounts(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, device: str) -> Accounts:
     dtype, shape = resolved.config.model.dtype, checkpoint.shape
-    meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes)
+    meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes, device)
     return Accounts(meter, shape.sliding_window)
 
 
