@@ -31,10 +31,10 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     shape = known(options.shape)
-    reference = _transformers(shape, getattr(torch, options.dtype), options.device)
     with LLM(
         f"random:{options.shape}", dtype=options.dtype, device=options.device, num_threads=options.threads, max_model_len=2048
     ) as llm:
+        reference = _transformers(shape, getattr(torch, llm.info.dtype), options.device)
         rates: dict[str, list[float]] = {"transformers": [], "redline": [], "redline_16": []}
         _generate(reference, options.device)
         _answer(llm, 1)
@@ -43,7 +43,7 @@ def main() -> None:
             rates["redline"].append(TOKENS / _seconds(lambda: _answer(llm, 1)))
             rates["redline_16"].append(CONCURRENT * TOKENS / _seconds(lambda: _answer(llm, CONCURRENT)))
         first = [_first_tokens(llm, round) for round in range(options.rounds)]
-    report = _report(options, rates, first)
+    report = _report(options, llm.info.dtype, rates, first)
     for name, value in report.items():
         print(f"{name:34} {value}")
     print(json.dumps(report))
@@ -107,12 +107,14 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _report(options: argparse.Namespace, rates: dict[str, list[float]], first: list[tuple[float, float]]) -> dict[str, Any]:
+def _report(
+    options: argparse.Namespace, dtype: str, rates: dict[str, list[float]], first: list[tuple[float, float]]
+) -> dict[str, Any]:
     middle = {name: statistics.median(values) for name, values in rates.items()}
     cold, hit = statistics.median(c for c, _ in first), statistics.median(h for _, h in first)
     return {
         "shape": options.shape,
-        "dtype": options.dtype,
+        "dtype": dtype,
         "device": options.device,
         "torch": torch.__version__,
         **{f"{name}_tokens_per_s": round(value, 2) for name, value in middle.items()},

@@ -67,9 +67,8 @@ ONLY = {
 TORCH_FREE_ROOMS = {"ground", "chat", "hardware", "plan", "checkpoint", "server", "fleet", "cli", "door"}
 TORCH_FREE_MODULES = {"redline.engine"} | {f"redline.engine.{name}" for name in TORCH_FREE_ENGINE}
 
-# What torch-free code must not import at any level, and where a function may do so all the same (module: reason).
+# What torch-free code must not import at any level.
 HEAVY = {"torch", "triton", "transformers"}
-HEAVY_INSIDE_FUNCTIONS = {"redline.cli.doctor": "names torch's types to the probes when it measures"}
 
 # Rooms whose functions may import code that needs torch: a command that has begun its work.
 MAY_REACH_TORCH_LATE = {"cli", "door"}
@@ -173,8 +172,7 @@ def _heavy(module: Module, tree: dict[str, Module]) -> Iterator[str]:
         return
     for item in imports(module):
         library = item.target.split(".")[0]
-        allowed = item.lazy and module.name in HEAVY_INSIDE_FUNCTIONS
-        if library in HEAVY and not allowed:
+        if library in HEAVY:
             yield f"torch-free, and imports {library} in line {item.line}"
         reached = resolve(item.target, tree)
         late = item.lazy and room_of(module.name) in MAY_REACH_TORCH_LATE

@@ -1,0 +1,24 @@
+"""DESIGN's rule that whole rooms need no torch: every module of theirs imports on a machine where torch is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from layers import is_torch_free
+from tree import modules
+
+PROGRAM = """
+import importlib, sys
+sys.modules["torch"] = sys.modules["triton"] = sys.modules["transformers"] = None  # importing one of them raises
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_torch_free_modules_import_without_torch() -> None:
+    names = [name for name in modules(Path("src")) if name.startswith("redline") and is_torch_free(name)]
+    assert len(names) > 60
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
