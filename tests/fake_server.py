@@ -23,8 +23,9 @@ from fake_worker import VOCAB, as_process, in_thread
 from redline.chat.template import ChatTemplate
 from redline.config import EngineConfig, ModelConfig, ServerConfig
 from redline.engine.client import EngineClient
+from redline.server import run
 from redline.server.app import build
-from redline.server.run import Callbacks, Text, serve
+from redline.server.run import DRAIN_S, Callbacks, Text, serve
 from redline.tokenizer import Tokenizer
 
 MODEL = "fake-model"
@@ -85,11 +86,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(server: Mapping[str, Any] | None = None, **switches: object) -> Iterator[Served]:
+def served(server: Mapping[str, Any] | None = None, drain_s: float = DRAIN_S, **switches: object) -> Iterator[Served]:
     """A server process on a free port, ready; stopped on the way out if it still runs."""
     path = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-    command = [sys.executable, "-m", "fake_server", json.dumps([{"port": 0, **(server or {})}, switches])]
+    command = [sys.executable, "-m", "fake_server", json.dumps([{"port": 0, **(server or {})}, drain_s, switches])]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -111,7 +112,7 @@ def _open_text(model: ModelConfig) -> Text:
 
 
 def _main(argument: str) -> None:
-    server, switches = json.loads(argument)
+    server, run.DRAIN_S, switches = json.loads(argument)
     callbacks = Callbacks(ready=lambda url, info: print(url, flush=True))
     serve(engine_config(), ServerConfig(**server), callbacks, open_text=_open_text, launcher=as_process(**switches))
 

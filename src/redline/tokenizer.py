@@ -153,7 +153,9 @@ class Tokenizer:
         try:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         except TypeError as error:  # the library's word for text that has no UTF-8 form
-            raise InvalidRequest("the text is not valid Unicode: it holds half of a surrogate pair") from error
+            raise InvalidRequest(
+                "the text is not valid Unicode: it holds bytes that are not UTF-8, or half of a surrogate pair"
+            ) from error
         return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:

@@ -19,7 +19,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """A model file that is the parts joined in order. `sha256` and `bytes` are of the joined file."""
+    """A model file that is the parts joined in order. `sha256` and `bytes` are of the joined file.
+
+    `temperature` and `top_p` are what the model's makers generate with, where the file itself does not say.
+    """
 
     name: str
     about: str
@@ -29,6 +32,8 @@ class Alias:
     download_bytes: int
     bytes: int
     sha256: str
+    temperature: float | None = None
+    top_p: float | None = None
 
 
 ALIASES: dict[str, Alias] = {
@@ -43,6 +48,8 @@ ALIASES: dict[str, Alias] = {
             download_bytes=92_871_040,
             bytes=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            temperature=0.2,
+            top_p=0.9,
         ),
         Alias(
             name="qwen2.5-coder-0.5b",

@@ -157,7 +157,7 @@ class _Cursor:
         self.items_left = MOST_ITEMS
 
     def fault(self, what: str) -> CheckpointError:
-        return CheckpointError(f"{self.label}: {what}", hint="the file is corrupt: pull or copy it again")
+        return CheckpointError(f"{self.label}: {what}", hint="the file is truncated or corrupt: pull or copy it again")
 
     def need(self, size: int, what: str) -> None:
         if size > self.end - self.position:
@@ -231,10 +231,12 @@ class _Cursor:
         texts: list[str] = []
         for index in range(size):
             start = position + 8
-            length = unpack(buffer, position)[0] if start <= end else end
+            if start > end:
+                raise self.fault(f"the file ends at byte {end}, at item {index} of {size} in {key}")
+            length = unpack(buffer, position)[0]
             position = start + length
             if position > end or length > MOST_STRING_BYTES:
-                left = max(0, end - start)
+                left = end - start
                 raise self.fault(f"item {index} of {size} in {key} claims {length} bytes at byte {start}, and {left} are left")
             try:
                 texts.append(buffer[start:position].decode())

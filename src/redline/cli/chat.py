@@ -13,7 +13,7 @@ import click
 
 from redline.cli.options import ENGINE_SECTIONS, MODEL, config_options, sampling_options
 from redline.cli.session import Session, print_answer, print_receipt
-from redline.errors import ContextTooLong
+from redline.errors import ContextTooLong, UserError
 
 COMMANDS = "/exit ends, /reset forgets the conversation, /system TEXT sets the system message, Ctrl-C stops an answer"
 
@@ -62,8 +62,8 @@ def _answer(session: Session, history: list[dict[str, str]], line: str) -> list[
             close()
         click.echo("\n(stopped; this turn is forgotten)", err=True)
         return history
-    except ContextTooLong as error:
-        click.echo(f"{error.sentence()}: /reset begins anew", err=True)
+    except UserError as error:
+        click.echo(error.sentence() + ("; /reset begins anew" if isinstance(error, ContextTooLong) else ""), err=True)
         return history
     print_receipt(last)
     return [*asked, {"role": "assistant", "content": text}]

@@ -29,9 +29,7 @@ def command(model: str, prompt: str, raw: bool, as_json: bool, **options: Any) -
     The prompt is one message of a conversation where the model has a chat template, and plain text to continue where it
     has none or with --raw.
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
-    if not text.strip():
-        raise InvalidRequest("the prompt is empty", param="prompt")
+    text = _checked(sys.stdin.read() if prompt == "-" else prompt)
     with Session(model, options, quiet=as_json) as session:
         deltas = session.deltas(text if raw or not session.has_template else [{"role": "user", "content": text}])
         if not as_json:
@@ -46,3 +44,14 @@ def command(model: str, prompt: str, raw: bool, as_json: bool, **options: Any) -
         "receipt": last.receipt,
     }
     click.echo(msgspec.json.encode(document))
+
+
+def _checked(text: str) -> str:
+    """The prompt, refused before anything is loaded where it is empty or was not UTF-8."""
+    if not text.strip():
+        raise InvalidRequest("the prompt is empty", hint="give a text, or - to read standard input", param="prompt")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as lone surrogates
+        raise InvalidRequest("the prompt is not UTF-8", hint="convert it, for example with iconv", param="prompt") from None
+    return text

@@ -23,8 +23,12 @@ SAMPLING = (
     ("top_k", int, "Sample among the K likeliest tokens; 0 is off."),
     ("top_p", float, "Sample among the likeliest tokens that together have probability P."),
     ("min_p", float, "Sample among tokens of at least P times the likeliest one's probability."),
-    ("repetition_penalty", float, "Above 1, tokens that were already there become less likely."),
+    ("repetition_penalty", float, "Above 1, tokens of the prompt and the answer become less likely."),
+    ("frequency_penalty", float, "Above 0, tokens become less likely with every time the answer has them, -2 to 2."),
+    ("presence_penalty", float, "Above 0, tokens that the answer has become less likely, -2 to 2."),
     ("max_tokens", int, "Longest answer in tokens; to the end of the context where not given."),
+    ("min_tokens", int, "Tokens before which the answer does not end by itself."),
+    ("ignore_eos", bool, "Go on after an end token, to --max-tokens: for benchmarks."),
 )
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -51,7 +55,7 @@ def sampling_options(function: Decorated) -> Decorated:
         function
     )
     for name, kind, text in reversed(SAMPLING):
-        function = click.option(_flag(name), name, type=kind, default=None, help=text)(function)
+        function = click.option(_flag(name), name, type=kind, is_flag=kind is bool, default=None, help=text)(function)
     return function
 
 

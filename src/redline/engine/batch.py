@@ -354,7 +354,7 @@ def _prompt_scores(entries: Seq[Entry], query_start: np.ndarray) -> list[PromptS
     found = []
     for i, entry in enumerate(entries):
         wanted = entry.sequence.request.sampling.prompt_logprobs
-        if wanted is None or entry.sequence.index != 0:
+        if wanted is None or not entry.sequence.needs_prompt_logits:
             continue
         count = min(entry.count, len(entry.sequence.request.prompt) - 1 - entry.start)
         if count > 0:

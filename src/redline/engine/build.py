@@ -6,6 +6,7 @@ the offline door start here. Open `build` first.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import torch
 from redline import checkpoint as checkpoints
 from redline import env, log
 from redline.checkpoint import Checkpoint
-from redline.config import EngineConfig
+from redline.config import AUTO, EngineConfig
 from redline.engine.admission import Limits
 from redline.engine.batch import BatchFiller
 from redline.engine.loop import Loop
@@ -85,7 +86,7 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     began = time.monotonic()
     progress("reading the model file", 0)
     checkpoint = checkpoints.open(config.model.model, revision=config.model.revision)
-    machine = detect(visible=env.visible_gpus())
+    machine = usable(detect(visible=env.visible_gpus()), config)
     resolved = resolve(
         config, checkpoint.shape, machine, stored_dtype=checkpoint.stored_dtype, free_bytes=_free_bytes(config, machine)
     )
@@ -115,10 +116,23 @@ def _call(thread: TorchThread | None, work: Callable[P, R], *args: P.args, **kwa
     return work(*args, **kwargs) if thread is None else thread.call(work, *args, **kwargs)
 
 
+def usable(machine: Machine, config: EngineConfig) -> Machine:
+    """`machine` as torch can use it: its CPU build, or one that is too new for the driver, sees none of the GPUs.
+
+    Raises ConfigError where the configuration is strict and left the device open.
+    """
+    if not machine.gpus or config.device.device == "cpu" or torch.cuda.is_available():
+        return machine
+    note = f"no GPU: torch {torch.__version__} cannot use the {machine.gpus[0].name} that is here"
+    if config.device.device == AUTO:
+        log.fallback("device", note, strict=config.device.strict)
+    return dataclasses.replace(machine, gpus=(), notes=(*machine.notes, note))
+
+
 def _free_bytes(config: EngineConfig, machine: Machine) -> int | None:
     """Free memory of the GPU that will be used, read with this process's CUDA context in place; None on a CPU."""
     wanted = config.device.device
-    if wanted == "cpu" or not machine.gpus or not torch.cuda.is_available():
+    if wanted == "cpu" or not machine.gpus:
         return None
     index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else machine.gpus[0].index
     return torch.cuda.mem_get_info(index)[0] if index < torch.cuda.device_count() else None

@@ -11,8 +11,11 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, cast
+
+import msgspec
 
 from redline.config import EngineConfig
 from redline.engine.launch import launch
@@ -74,6 +77,13 @@ def merged(chunks: list[Chunk]) -> Chunk:
         usage=last.usage,
         receipt=last.receipt,
     )
+
+
+def _without_text(request: Request) -> Request:
+    """The part of a request that the engine reads: stop strings are looked for on this side, and may be long."""
+    if not request.sampling.stop:
+        return request
+    return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, stop=()))
 
 
 class Stream:
@@ -155,6 +165,7 @@ class EngineClient:
         self.stats = Stats()
         self.failure: Failure | None = None
         self._info: EngineInfo | None = None
+        self._heard_at = time.monotonic()
         self._launcher = launcher
         self._on_progress = on_progress
         self._streams: dict[str, Stream] = {}
@@ -170,6 +181,11 @@ class EngineClient:
     @property
     def alive(self) -> bool:
         return self.state == "ready"
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine was last heard. One that turns its loop is heard every second or every step."""
+        return time.monotonic() - self._heard_at
 
     @property
     def open_requests(self) -> int:
@@ -206,7 +222,7 @@ class EngineClient:
             raise Overloaded("the engine is not taking requests fast enough", hint="retry later")
         assert not any(request.id in self._streams for request in requests)
         try:
-            data = frame(Submit(list(requests)))
+            data = frame(Submit([_without_text(request) for request in requests]))
         except ValueError as error:
             raise TooLarge("the prompts of one request are too large together", hint="send fewer at a time") from error
         stream = Stream(self, requests)
@@ -226,9 +242,14 @@ class EngineClient:
             self._send(Cancel(known))
 
     async def close(self, *, drain: bool = False, timeout_s: float = STOP_S) -> None:
-        """End the engine: asked first, then terminated, then killed. What is open ends with an error. Safe to repeat."""
+        """End the engine: asked first, then terminated, then killed. What is open ends with an error. Safe to repeat.
+
+        One that is loading does not read what it is asked, and is terminated at once.
+        """
         if self.state == "closed":
             return
+        if self.state == "loading" and self._process is not None:
+            self._process.terminate()
         self._send(Stop(drain))
         if drain and self.state == "ready":
             with contextlib.suppress(TimeoutError):
@@ -250,6 +271,7 @@ class EngineClient:
             self._transport.write(frame(message))
 
     def _receive(self, message: Any) -> None:
+        self._heard_at = time.monotonic()
         match message:
             case Output(chunks):
                 for chunk in chunks:

@@ -109,21 +109,16 @@ class _Matcher:
 
 
 class TextDelta(NamedTuple):
-    """New text. `stop`: the stop string that ended the text. `offsets`: where the text of each token pushed begins.
-
-    Offsets count characters from the start of the choice's text. Tokens after the one that completed the stop string
-    were not read and have no offset.
-    """
+    """New text, and the stop string that ended the text, if one did."""
 
     text: str
     stop: str | None = None
-    offsets: tuple[int, ...] = ()
 
 
 class TextStream:
     """One choice's tokens as text that is safe to show: detokenised, and cut at the first stop string."""
 
-    __slots__ = ("_detokenizer", "_length", "_stops", "has_stops", "stop")
+    __slots__ = ("_detokenizer", "_stops", "has_stops", "stop")
 
     def __init__(
         self,
@@ -136,20 +131,17 @@ class TextStream:
     ):
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=continues)
         self._stops = StopChecker(stops, include_stop)
-        self._length = 0  # characters detokenised so far, shown or held back
         self.has_stops = bool(stops)
         self.stop: str | None = None
 
     def push(self, tokens: Sequence[int]) -> TextDelta:
-        """The text that `tokens` completed, up to the stop string if they completed one."""
+        """The text that `tokens` completed, up to the stop string if they completed one; later tokens are not read."""
         shown: list[str] = []
-        offsets: list[int] = []
         for token in tokens:
             if self.stop is not None:
                 break
-            offsets.append(self._length)
             shown.append(self._check(self._detokenizer.push((token,))))
-        return TextDelta("".join(shown), self.stop, tuple(offsets))
+        return TextDelta("".join(shown), self.stop)
 
     def flush(self) -> TextDelta:
         """The rest, once the last token was pushed; what ends the text may still be a stop string."""
@@ -157,7 +149,6 @@ class TextStream:
         return TextDelta(text + self._stops.flush(), self.stop)
 
     def _check(self, text: str) -> str:
-        self._length += len(text)
         if not self.has_stops:
             return text
         shown, self.stop = self._stops.push(text)

@@ -145,7 +145,8 @@ class Loop:
 
     def _end(self, ended: Ended, failure: Failure | None) -> None:
         sequence = ended.sequence
-        self._prompt_scores.pop(sequence.request.id, None)
+        if sequence.index == 0:  # the choice that brings them
+            self._prompt_scores.pop(sequence.request.id, None)
         self._outbox.append(
             Chunk(
                 id=sequence.request.id,
@@ -171,7 +172,10 @@ class Loop:
     def _keep_prompt_scores(self, plan: Plan, result: StepResult) -> None:
         """Scores come chunk by chunk, and again after a preemption: keep them by position until the first token."""
         for index, first, scores in result.prompt_scores:
-            request = plan.entries[index].sequence.request
+            sequence = plan.entries[index].sequence
+            request = sequence.request
+            if sequence.finish is not None:
+                continue  # it ended while the step ran, and nobody would ever take them
             kept = self._prompt_scores.setdefault(request.id, {})
             most = request.sampling.prompt_logprobs or 0
             for position, scored in enumerate(scores, first):

@@ -102,7 +102,7 @@ class Output(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The engine's state (gauges) and its counters since it started. Sent every second, and with outputs if cheap."""
+    """The engine's state (gauges) and its counters since it started. Sent about every second, or after a longer step."""
 
     running: int = 0  # sequences
     waiting: int = 0

@@ -21,9 +21,8 @@ from redline.engine.torch_thread import TorchThread
 from redline.kernels.kv_write import copy_pages
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
+from redline.plan.memory import PROMPT_SCORE_ROWS
 from redline.types import TokenLogprob
-
-PROMPT_SCORE_ROWS = 64  # prompt positions whose logits exist at one time
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class Runner:
         return wait
 
     def _forward(self, inputs: StepInputs) -> _Outputs:
-        """The step itself. Nothing in here waits for the device."""
+        """The step itself. Nothing in here waits for the device, but for the routing of sparse layers (layers/moe.py)."""
         if inputs.copy_source is not None and inputs.copy_target is not None:
             copy_pages([*self._cache.k, *self._cache.v], inputs.copy_source, inputs.copy_target)
         if inputs.upload_tokens_U is not None:

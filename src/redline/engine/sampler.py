@@ -43,9 +43,9 @@ def sample_step(logits_RV: torch.Tensor, inputs: SampleInputs, table: torch.Tens
 
 
 def score(logits_RV: torch.Tensor, tokens_R: torch.Tensor, num_best: int) -> Scores:
-    """Log-probabilities of `tokens_R` and of the `num_best` best tokens of each row (none for 0)."""
+    """Log-probabilities of `tokens_R` and of the `num_best` best tokens of each row: none for 0, at most the vocabulary."""
     logprobs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
-    best = torch.topk(logprobs_RV, num_best, dim=-1)
+    best = torch.topk(logprobs_RV, min(num_best, logprobs_RV.shape[1]), dim=-1)
     return Scores(logprobs_RV.gather(1, tokens_R[:, None]).squeeze(1), best.values, best.indices)
 
 

@@ -27,7 +27,8 @@ from redline.engine.message import (
     Submit,
     failure_of,
 )
-from redline.errors import InternalError, RedlineError
+from redline.errors import InternalError, RedlineError, TooLarge
+from redline.types import Chunk
 
 if TYPE_CHECKING:
     from redline.engine.build import Engine
@@ -84,11 +85,27 @@ def _turn(channel: Channel, engine: Engine) -> None:
             loop.step()
         chunks = loop.take()
         if chunks:
-            channel.send(Output(chunks))
+            _send(channel, loop, chunks)
         if (now := time.monotonic()) - told >= STATS_EVERY_S:
             channel.send(loop.stats)
             told = now
     loop.close()
+
+
+def _send(channel: Channel, loop: Loop, chunks: list[Chunk]) -> None:
+    """What one step produced, in as many messages as it takes; a chunk that fits into none ends its request."""
+    try:
+        channel.send(Output(chunks))
+    except ValueError:
+        if len(chunks) > 1:
+            middle = len(chunks) // 2
+            _send(channel, loop, chunks[:middle])
+            _send(channel, loop, chunks[middle:])
+            return
+        (chunk,) = chunks
+        loop.cancel(chunk.id)
+        error = TooLarge("the log-probabilities are too large for one message", hint="ask for fewer", param="prompt_logprobs")
+        channel.send(Output([Chunk(id=chunk.id, index=chunk.index, finish="error", failure=failure_of(error))]))
 
 
 def _obey(message: Any, loop: Loop) -> bool:

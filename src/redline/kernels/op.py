@@ -19,7 +19,6 @@ from torch import Tensor
 from redline.ops import TARGETS, Op, Target
 
 DTYPES: dict[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 Inputs = dict[str, Any]
 """Keyword arguments of one call."""

@@ -32,8 +32,6 @@ _GPU_MATMULS = 10
 _GPU_WARM_UPS = 3
 _FLOAT32_SHARE = 8  # float32 products are made this much smaller: without matrix units they are that much slower
 
-Probe = Callable[[], list[float]]
-
 
 def measure(machine: Machine, device: str) -> Ceilings:
     """Measure `device` of `machine`, for the types that redline runs there, and keep the result for next time.

@@ -16,7 +16,7 @@ KIBI, MEBI, GIBI = 1 << 10, 1 << 20, 1 << 30
 # Sampling holds a few arrays of logits at once: the logits in float32, a float32 copy with penalties and temperature,
 # sorted values with their 64-bit indices, and running sums. 32 bytes per logit bound the sum of those live together.
 _BYTES_PER_LOGIT = 32
-_PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where prompt_logprobs are asked for
+PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where prompt_logprobs are asked for
 _ROTARY_BYTES = 4  # cosine and sine tables are float32
 _TOKEN_BYTES = 4
 
@@ -87,7 +87,7 @@ def workspace_bytes(shape: ModelShape, dtype_bytes: int, limits: Limits) -> int:
     else:
         ffn_width = 3 * shape.hidden_size + shape.moe.experts_per_token * (3 * shape.moe.intermediate_size + shape.hidden_size)
     activations = 2 * limits.max_num_batched_tokens * max(attention_width, ffn_width) * dtype_bytes
-    logits = max(limits.max_num_seqs, _PROMPT_SCORE_ROWS) * shape.vocab_size * _BYTES_PER_LOGIT
+    logits = max(limits.max_num_seqs, PROMPT_SCORE_ROWS) * shape.vocab_size * _BYTES_PER_LOGIT
     tables = 1 if shape.rope_local is None else 2
     rotary = tables * limits.max_model_len * shape.head_size * _ROTARY_BYTES
     tokens = limits.max_num_seqs * (limits.max_model_len + 1) * _TOKEN_BYTES

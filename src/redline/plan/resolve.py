@@ -228,12 +228,12 @@ def _check_options(config: EngineConfig, shape: ModelShape) -> None:
     """Raise ConfigError for a value out of range or for two options that cannot both hold."""
     cache, scheduler, model, device = config.cache, config.scheduler, config.model, config.device
     for name, value, least in (
-        ("max_model_len", model.max_model_len, 1),
+        ("max_model_len", model.max_model_len, 2),
         ("page_size", cache.page_size, 1),
         ("num_pages", cache.num_pages, 1),
         ("max_num_seqs", scheduler.max_num_seqs, 1),
         ("max_num_batched_tokens", scheduler.max_num_batched_tokens, 1),
-        ("max_queued_requests", scheduler.max_queued_requests, 0),
+        ("max_queued_requests", scheduler.max_queued_requests, 1),
         ("num_threads", device.num_threads, 1),
     ):
         if value is not None and value < least:

@@ -57,4 +57,6 @@ def build(client: EngineClient, tokenizer: Tokenizer, template: ChatTemplate, co
         ClientGone: failures.on_client_gone,
         Exception: failures.on_bug,
     }
-    return Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # a redirect would repeat whatever host the caller wrote
+    return app

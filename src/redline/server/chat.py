@@ -18,7 +18,7 @@ from redline.server import logprobs
 from redline.server.connection import read_body
 from redline.server.parameters import fit, parameters_of
 from redline.server.reply import Call, Json, reply
-from redline.server.schema import ChatBody, Message, decode
+from redline.server.schema import ChatBody, Message, decode, quoted
 from redline.server.service import Service
 from redline.types import SamplingParams
 
@@ -82,10 +82,10 @@ def conversation(body: ChatBody) -> tuple[list[Json], Json]:
 
 def _plain(message: Message, path: str) -> Json:
     if message.role in _UNBUILT_ROLES:
-        raise UnsupportedField(f"{path}: messages of role {message.role!r} are not supported", param=f"{path}.role")
+        raise UnsupportedField(f"{path}: messages of role {quoted(message.role)} are not supported", param=f"{path}.role")
     if message.role not in _ROLES:
         known = ", ".join(_ROLES)
-        raise InvalidRequest(f"{path}: there is no role {message.role!r}", hint=f"use one of {known}", param=f"{path}.role")
+        raise InvalidRequest(f"{path}: there is no role {quoted(message.role)}", hint=f"use one of {known}", param=f"{path}.role")
     if message.content is None:
         raise InvalidRequest(f"{path}.content is required", param=f"{path}.content")
     parts = message.content

@@ -12,21 +12,35 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Send
 
+from redline.errors import UserError
+
+BODY_S = 60.0  # for the whole body to arrive
+
 
 class ClientGone(Exception):
     """The client closed the connection; nobody reads an answer."""
 
 
+class SlowBody(UserError):
+    status = 408
+    code = "request_timeout"
+    retryable = True
+
+
 async def read_body(receive: Receive) -> bytes:
-    """The whole request body. Raises ClientGone, and what the limits in front raise."""
+    """The whole request body. Raises ClientGone, SlowBody after `BODY_S`, and what the limits in front raise."""
     parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError as error:
+        raise SlowBody(f"the request body did not arrive within {BODY_S:g} s", hint="send it at once") from error
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

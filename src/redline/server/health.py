@@ -1,4 +1,7 @@
-"""GET /health, which needs no key, and GET /metrics. 200 only while requests are taken. Open `Health.health`."""
+"""GET /health, which needs no key, and GET /metrics. 200 only while requests are taken and the engine moves.
+
+Open `Health.health`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from starlette.responses import Response
 from redline.server.metrics import CONTENT_TYPE
 from redline.server.service import Service
 
+STALLED_S = 120.0  # without a word from an engine that should speak every second: longer than any sound step
+
 
 class Health:
     """Both endpoints."""
@@ -17,11 +22,16 @@ class Health:
         self._service = service
 
     async def health(self, request: Request) -> Response:
-        """{"status": "ready" | "loading" | "dead"}, while loading with the stage and its per cent, dead with why."""
+        """{"status": "ready" | "loading" | "stalled" | "dead"}; loading with the stage and its per cent, the last two with why."""
         client = self._service.client
-        if client.alive:
+        if client.alive and client.silent_s <= STALLED_S:
             return Response(b'{"status":"ready"}', media_type="application/json")
-        if client.state in ("new", "loading"):
+        if client.alive:
+            body: dict[str, object] = {
+                "status": "stalled",
+                "reason": f"the engine has not been heard for {client.silent_s:.0f} s",
+            }
+        elif client.state in ("new", "loading"):
             body = {"status": "loading", "stage": client.progress.stage, "percent": round(client.progress.percent)}
         else:
             body = {"status": "dead", "reason": client.failure.message if client.failure else "the engine was closed"}

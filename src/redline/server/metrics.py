@@ -118,7 +118,9 @@ class _EngineState(Collector):
             ("redline_steps", "", "Steps of the engine.", stats.steps),
             ("redline_step_seconds", "", "Seconds spent in steps.", stats.step_s),
         ]
-        counters += [(f"redline_{name}", "", "A counter of the engine.", value) for name, value in stats.more.items()]
+        for name, value in stats.more.items():
+            told, text = (gauges, "A ratio of the engine.") if name.endswith("_ratio") else (counters, "A counter of the engine.")
+            told.append((f"redline_{name}", "", text, value))
         for kind, rows in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for own, known, text, value in rows:
                 for name in filter(None, (own, known)):

@@ -6,7 +6,6 @@ silence. Knows nothing of text or HTTP. Open `sampling_of` first.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -161,7 +160,7 @@ def _prompt_logprobs(body: Body) -> int | None:
 
 
 def _bounded(value: float, name: str, low: float, high: float) -> float:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:
         raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value:g}", param=name)
     return value
 

@@ -1,7 +1,8 @@
 """Runs the server: a bound socket, the engine loading behind it, a ready announcement, a clean stop.
 
 It answers /health from the start, long before the engine is ready. It prints nothing: what happens is told through
-callbacks. A first SIGINT or SIGTERM takes no new connections and lets open requests end; a second one ends them.
+callbacks. A first SIGINT or SIGTERM takes no new connections and lets open requests end; a second one ends them, and so
+does the end of `DRAIN_S`.
 Open `serve` first.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from redline.chat.template import ChatTemplate
     from redline.tokenizer import Tokenizer
 
-DRAIN_S = 30
+DRAIN_S = 30.0
+LAST_WORDS_S = 5  # after that, for open answers to be ended with an error
 KEEP_ALIVE_S = 75  # longer than the usual client keeps a connection it means to use again
 BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -83,10 +86,11 @@ def bind(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ConfigError(f"port must be between 0 and 65535, not {port}", param="port")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise ConfigError(f"the host {host!r} is unknown", hint="try --host 127.0.0.1", param="host") from error
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol named, or asyncio leaves Nagle's algorithm on and a second small write waits 40 ms for its turn.
+    listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -166,7 +170,7 @@ class _Run:
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=DRAIN_S,
+                timeout_graceful_shutdown=math.ceil(DRAIN_S) + LAST_WORDS_S,
             )
         )
 
@@ -190,9 +194,16 @@ class _Run:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._signal is not None and self._forced is None:
-            self._forced = asyncio.ensure_future(self._client.close())  # ends every open request with an error
-        self._signal = self._signal or number
+        if self._signal is None:
+            self._signal = number
+            asyncio.get_running_loop().call_later(DRAIN_S, self._force)
+        else:
+            self._force()
         if self._http is not None:
             self._http.force_exit = self._http.should_exit
             self._http.should_exit = True
+
+    def _force(self) -> None:
+        """End every open request with an error."""
+        if self._forced is None:
+            self._forced = asyncio.ensure_future(self._client.close())

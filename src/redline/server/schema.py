@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
 from redline.errors import InvalidRequest, UnsupportedField
+
+MAX_SHOWN = 64  # characters of a caller's own words that an error repeats
+Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # a longer one has no place in a message to the engine
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,14 +80,14 @@ class Body(Record, frozen=True, kw_only=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
-    max_tokens: int | None = None
+    n: Int | None = None
+    max_tokens: Int | None = None
     temperature: float | None = None
     top_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    seed: int | None = None
+    logit_bias: dict[Int, float] | None = None
+    seed: Int | None = None
     stop: str | list[str] | None = None
 
     # Accepted: they cannot change the answer.
@@ -98,15 +101,15 @@ class Body(Record, frozen=True, kw_only=True):
     prompt_cache_options: Any = None
 
     # Extensions.
-    top_k: int | None = None
+    top_k: Int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    stop_token_ids: list[int] | None = None
+    min_tokens: Int | None = None
+    stop_token_ids: list[Int] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
-    prompt_logprobs: int | None = None
-    priority: int | None = None
+    prompt_logprobs: Int | None = None
+    priority: Int | None = None
     deadline_ms: float | None = None
     cache_salt: str | None = None
     redline: bool | None = None  # answer with the request's receipt
@@ -114,9 +117,9 @@ class Body(Record, frozen=True, kw_only=True):
 
 class ChatBody(Body, frozen=True, kw_only=True):
     messages: list[Message]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Int | None = None
 
     # Extensions.
     add_generation_prompt: bool | None = None
@@ -156,10 +159,10 @@ class ChatBody(Body, frozen=True, kw_only=True):
 
 
 class CompletionBody(Body, frozen=True, kw_only=True):
-    prompt: str | list[str | int | list[int]]  # one kind of item in a list: parameters.py sees to that
+    prompt: str | list[str | Int | list[Int]]  # one kind of item in a list: parameters.py sees to that
     echo: bool | None = None
-    logprobs: int | None = None
-    best_of: int | None = None
+    logprobs: Int | None = None
+    best_of: Int | None = None
     suffix: Any = None
 
     _unbuilt = {"suffix": ("",)}
@@ -167,7 +170,7 @@ class CompletionBody(Body, frozen=True, kw_only=True):
 
 B = TypeVar("B", bound=Body)
 
-_COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`)?", re.DOTALL)
+_PLACE = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[\w.\[\]]*)`", re.DOTALL)
 _FIELD = re.compile(r"Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -197,23 +200,35 @@ def _refuse_unbuilt_messages(messages: list[Message]) -> None:
         for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
             path = f"messages[{i}].content[{j}]"
             if part.type != "text":
-                raise UnsupportedField(f"{path}: parts of type {part.type!r} are not supported", hint="send text", param=path)
+                raise UnsupportedField(
+                    f"{path}: parts of type {quoted(part.type)} are not supported", hint="send text", param=path
+                )
             if part.text is None:
                 raise InvalidRequest(f"{path}.text is required", param=f"{path}.text")
 
 
+def quoted(text: str) -> str:
+    """A caller's own words in quotation marks, the beginning of them where they are many."""
+    return repr(_short(text))
+
+
+def _short(text: str, most: int = MAX_SHOWN) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def _invalid(complaint: str, kind: type[Body]) -> InvalidRequest:
     """msgspec's sentence about a body as ours: the path first, which is also `param`."""
-    match = _COMPLAINT.fullmatch(complaint)
-    assert match is not None
-    what, path = match["what"], match["path"] or ""
+    match = _PLACE.fullmatch(complaint)
+    what, path = (match["what"], match["path"]) if match else (complaint, "")
     field = _FIELD.fullmatch(what)
     if field is None:
-        said = what.replace("`", "")
+        said = _short(what.replace("`", ""), 3 * MAX_SHOWN)
         subject = f"{path}: " if path else "the body: "
-        return InvalidRequest(f"{subject}{'a key: ' if match['key'] else ''}{said[:1].lower()}{said[1:]}", param=path or None)
-    param = f"{path}.{field['name']}" if path else field["name"]
+        key = "a key: " if match and match["key"] else ""
+        return InvalidRequest(f"{subject}{key}{said[:1].lower()}{said[1:]}", param=path or None)
+    name = _short(field["name"])
+    param = f"{path}.{name}" if path else name
     if field["kind"] == "missing required":
         return InvalidRequest(f"{param} is required", param=param)
-    near = difflib.get_close_matches(field["name"], kind.__struct_fields__, n=1) if not path else []
+    near = difflib.get_close_matches(name, kind.__struct_fields__, n=1) if not path else []
     return InvalidRequest(f"there is no field {param}", hint=f"did you mean {near[0]}?" if near else "", param=param)

@@ -13,6 +13,7 @@ from redline.engine.client import EngineClient
 from redline.engine.message import EngineInfo, error_of
 from redline.errors import NotFound, NotReady
 from redline.server.metrics import Metrics
+from redline.server.schema import quoted
 
 if TYPE_CHECKING:
     from redline.chat.template import ChatTemplate
@@ -40,5 +41,5 @@ class Service:
 
     def check_model(self, name: str | None) -> None:
         """Raise NotFound unless `name` is a served model; a request without a name means the one there is."""
-        if name not in (None, self.served_name, self.ready().model):
-            raise NotFound(f"there is no model {name!r} here", hint=f"this server has {self.served_name!r}", param="model")
+        if name is not None and name not in (self.served_name, self.ready().model):
+            raise NotFound(f"there is no model {quoted(name)} here", hint=f"this server has {self.served_name!r}", param="model")

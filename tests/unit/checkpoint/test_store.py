@@ -11,8 +11,8 @@ import safetensors.numpy
 
 from model_files import llama_gguf
 from redline import checkpoint
-from redline.checkpoint import store
-from redline.errors import CheckpointError, NotFound
+from redline.checkpoint import opener, store
+from redline.errors import CheckpointError, ConfigError, NotFound
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10,
@@ -112,11 +112,12 @@ def test_hub_models_that_are_here(cache: Path) -> None:
         ("llama-3.1-8b", "random:llama-3.1-8b"),
         ("org/tiny", "redline pull org/tiny"),
         ("something else", "give a .gguf file"),
-        ("./no/such.gguf", "give a .gguf file"),
+        ("./no/such.gguf", "check the path"),
+        ("models/such.gguf", "check the path"),
         ("x" * 5000, "give a .gguf file"),
-        ("~nobody-of-this-name/x", "give a .gguf file"),
+        ("~nobody-of-this-name/x", "check the path"),
         ("a\0b", "give a .gguf file"),
-        ("", "a .gguf file or a folder"),
+        ("", "give a .gguf file"),
     ],
 )
 def test_a_name_that_means_nothing_gets_the_next_step(name: str, hint: str) -> None:
@@ -130,6 +131,46 @@ def test_names_that_can_be_pulled(tmp_path: Path) -> None:
     assert not store.is_pullable(str(put_gguf(tmp_path / "a.gguf"))) and not store.is_pullable("nonsense")
     with pytest.raises(NotFound):
         store.pull("nonsense")
+    with pytest.raises(ConfigError, match="nothing to pull"):
+        store.pull("random:tiny-llama")
+
+
+def test_near_names_are_named_once(cache: Path) -> None:
+    """An alias that is here is both an alias and a model in the cache."""
+    alias = store.ALIASES["smollm2-135m"]
+    file = put_gguf(cache / "models" / alias.name / alias.file)
+    file.with_name(file.name + ".sha256").write_text(alias.sha256)
+    with open(file, "r+b") as out:
+        out.truncate(alias.bytes)
+    with pytest.raises(NotFound) as caught:
+        store.resolve("smollm2")
+    assert caught.value.hint.count("smollm2-135m") == 1
+
+
+def test_an_alias_brings_what_its_makers_generate_with(cache: Path) -> None:
+    """At the API's temperature of 1 a model this small talks nonsense, and its GGUF file does not say 0.2."""
+    alias = store.ALIASES["smollm2-135m"]
+    file = put_gguf(cache / "models" / alias.name / alias.file)
+    assert opener._open_alias(file, alias).generation.temperature == alias.temperature == 0.2
+    assert checkpoint.open(str(file)).generation.temperature is None
+
+
+def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    for name in ("smollm2-135m", str(put_gguf(tmp_path / "a.gguf")), "random:tiny-llama"):
+        with pytest.raises(ConfigError, match="has no revisions"):
+            checkpoint.open(name, revision="main")
+    with pytest.raises(ConfigError, match="has no revisions"):
+        store.pull("smollm2-135m", revision="main")
+
+
+def test_a_tokenizer_that_is_not_one_is_refused_by_name(tmp_path: Path) -> None:
+    """A file of another name must not stand for the folder it lies in."""
+    opened = checkpoint.open("random:tiny-llama")
+    other = tmp_path / "vocab.json"
+    other.touch()
+    for source, said in ((str(tmp_path / "nothing"), "no file or folder"), ("", "no file or folder"), (str(other), "is not a")):
+        with pytest.raises(NotFound, match=said):
+            opener.tokenizer_for(opened, source)
 
 
 def test_random_models_need_no_file() -> None:

@@ -98,7 +98,7 @@ def test_json_is_one_document_and_nothing_else(llm):
     }
 
 
-@pytest.mark.parametrize("arguments", [("m", " "), ("m", "x", "--top-p", "3")])
+@pytest.mark.parametrize("arguments", [("m", " "), ("m", "not utf-8: \udcff"), ("m", "x", "--top-p", "3")])
 def test_a_wrong_request_is_refused_before_a_model_is_loaded(llm, arguments):
     result = run(generate.command, *arguments)
     assert isinstance(result.exception, InvalidRequest)
@@ -126,9 +126,14 @@ def test_the_end_of_the_input_ends_a_conversation(llm):
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"), [(KeyboardInterrupt(), "stopped"), (ContextTooLong("4 of 3 tokens"), "4 of 3 tokens")]
+    ("failure", "said"),
+    [
+        (KeyboardInterrupt(), "stopped"),
+        (ContextTooLong("4 of 3 tokens"), "4 of 3 tokens; /reset begins anew"),
+        (InvalidRequest("not Unicode"), "not Unicode\n"),
+    ],
 )
-def test_a_turn_that_was_stopped_or_does_not_fit_is_forgotten(llm, failure, said):
+def test_a_turn_that_was_stopped_or_refused_is_forgotten(llm, failure, said):
     llm.fails = [failure]
     result = run(chat.command, "m", stdin="one\ntwo\n")
     assert said in result.stderr

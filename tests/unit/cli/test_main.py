@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -50,7 +51,9 @@ def test_version(capsys):
         (errors.NotFound("no model x", hint="did you mean y?"), 2, "redline: no model x (did you mean y?)\n"),
         (errors.EngineDead("the engine ended"), 1, "redline: the engine ended\n"),
         (KeyboardInterrupt(), 130, "redline: interrupted\n"),
-        (click.UsageError("no such option"), 2, "no such option"),
+        (click.UsageError("no such option"), 2, "redline: no such option. See redline fails --help\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "redline: No space left on device\n"),
+        (OSError(errno.EACCES, "Permission denied", "x"), 2, "redline: Permission denied: x\n"),
         (ZeroDivisionError("by zero"), 1, "redline: internal error: ZeroDivisionError: by zero"),
     ],
 )
@@ -69,7 +72,19 @@ def test_failures_are_sentences_with_exit_codes(monkeypatch, capsys, raised, cod
 
 def test_an_unknown_command_is_the_users_mistake(capsys):
     assert cli.main(["srve"]) == 2
-    assert "No such command 'srve'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == "redline: No such command 'srve'. Did you mean 'serve'? See redline --help\n"
+    assert cli.main(["show"]) == 2
+    assert capsys.readouterr().err == "redline: Missing argument 'MODEL'. See redline show --help\n"
+
+
+@pytest.mark.parametrize(("closed", "code"), [("0<&-", 0), ("1>&-", 0), ("2>&-", 0), (">/dev/full", 2)])
+def test_standard_streams_that_are_closed_or_full_end_in_no_traceback(closed, code):
+    line = f"exec {sys.executable} -m redline.cli.main --version {closed}"
+    run = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=_environment())
+    assert run.returncode == code
+    assert ("could not be written" in run.stderr or "No space left" in run.stderr) == bool(code)
+    assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
 
 
 def test_a_reader_that_leaves_is_no_error():

@@ -53,9 +53,9 @@ def test_a_model_is_pulled_only_where_that_makes_sense(pulls, tmp_path):
     for name in (MODEL, str(folder)):
         fetch.make_local(name, revision=None, progress=Progress(quiet=True))
     assert pulls == []
-    for name in ("smollm2-135m", "org/name"):
-        fetch.make_local(name, revision="r", progress=Progress(quiet=True))
-    assert pulls == [("smollm2-135m", "r"), ("org/name", "r")]
+    for name, revision in (("smollm2-135m", None), ("org/name", "r")):
+        fetch.make_local(name, revision=revision, progress=Progress(quiet=True))
+    assert pulls == [("smollm2-135m", None), ("org/name", "r")]
     with pytest.raises(NotFound, match="smolm2"):
         fetch.make_local("smolm2-135m", revision=None, progress=Progress(quiet=True))
 

@@ -62,6 +62,10 @@ def test_a_wrong_value_or_name_is_a_usage_error(command, arguments):
 def test_sampling_fields_are_checked_before_anything_is_loaded(command):
     _, options = command("--temperature", "0", "--stop", "a", "--stop", "b")
     assert sampling_fields(options) == {"temperature": 0.0, "stop": ("a", "b")}
+    _, options = command("--ignore-eos", "--min-tokens", "3", "--frequency-penalty", "0.5", "--presence-penalty", "-1")
+    assert sampling_fields(options) == {
+        "ignore_eos": True, "min_tokens": 3, "frequency_penalty": 0.5, "presence_penalty": -1.0,
+    }  # fmt: skip
     _, options = command("--top-p", "2")
     with pytest.raises(InvalidRequest, match="top_p must be between"):
         sampling_fields(options)

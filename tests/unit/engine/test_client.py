@@ -230,6 +230,21 @@ def test_draining_lets_open_requests_end_well() -> None:
     run(test)
 
 
+def test_stop_strings_stay_on_this_side() -> None:
+    """A long one must not travel once for each of a thousand prompts."""
+
+    async def test() -> None:
+        async with running(in_thread()) as client:
+            sent: list[bytes] = []
+            assert client._transport is not None
+            write = client._transport.write
+            client._transport.write = lambda data: (sent.append(data), write(data))  # type: ignore[method-assign,assignment]
+            await collected(client.submit(*(request(f"r{i}", stop=("x" * 100_000,)) for i in range(100))))
+            assert sum(map(len, sent)) < 100_000
+
+    run(test)
+
+
 def test_what_one_message_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with running(in_thread()) as client:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from near_ties import GREEDY, same, sure
 from redline import LLM, SamplingParams
-from redline.llm import Choice, Completion
+from redline.llm import Completion
 
-MARGIN = 1e-3
 MODELS = ("random:tiny-llama", "random:tiny-qwen3", "random:tiny-mistral")
-GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=2)
 
 
 Engine = Callable[..., LLM]
@@ -41,26 +40,6 @@ def engine(device: str) -> Engine:
 def prompts(count: int, seed: int, longest: int = 90) -> list[list[int]]:
     draw = random.Random(seed)
     return [[draw.randrange(256) for _ in range(draw.randrange(1, longest))] for _ in range(count)]
-
-
-def sure(choice: Choice) -> int:
-    """How many tokens come before the first near tie."""
-    assert choice.logprobs is not None
-    for i, scored in enumerate(choice.logprobs):
-        if scored.top[0][1] - scored.top[1][1] < MARGIN:
-            return i
-    return len(choice.tokens)
-
-
-def same(one: list[Completion], other: list[Completion]) -> None:
-    """Both gave the same tokens, and near ties did not make the comparison empty."""
-    compared = 0
-    for a, b in zip(one, other, strict=True):
-        for x, y in zip(a.choices, b.choices, strict=True):
-            length = sure(x)
-            assert x.tokens[:length] == y.tokens[:length]
-            compared += length
-    assert compared > 8 * len(one)
 
 
 @pytest.fixture(scope="module", params=MODELS)

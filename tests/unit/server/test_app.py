@@ -54,6 +54,63 @@ def test_health_tells_loading_with_its_per_cent_ready_and_dead() -> None:
     run(test)
 
 
+def test_health_is_red_when_nothing_is_heard_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with live() as server:
+            monkeypatch.setattr("redline.server.health.STALLED_S", -1.0)
+            response = await server.http.get("/health")
+            assert response.status_code == 503 and response.json()["status"] == "stalled"
+
+    run(test)
+
+
+NINES = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        *((f'"{name}": {sign}{NINES}', name) for name in ("n", "max_tokens", "seed", "top_k", "priority") for sign in ("", "-")),
+        *((f'"{name}": {NINES}', name) for name in ("min_tokens", "prompt_logprobs", "temperature", "deadline_ms")),
+        (f'"logprobs": true, "top_logprobs": {NINES}', "top_logprobs"),
+        (f'"max_completion_tokens": {"9" * 5000}', "max_completion_tokens"),
+        (f'"stop_token_ids": [{NINES}]', "stop_token_ids[0]"),
+        (f'"logit_bias": {{"{NINES}": 1}}', "logit_bias"),
+        ('"logit_bias": {"1": 1e999}', "logit_bias[...]"),
+        ('"temperature": 1e999', "temperature"),
+        ('"n": 1000000', "n"),
+        ('"deadline_ms": -1', "deadline_ms"),
+    ],
+)
+def test_a_number_beyond_all_bounds_is_refused_by_its_fields_name(fields: str, param: str) -> None:
+    async def test() -> None:
+        async with live() as server:
+            body = f'{{"messages": [{{"role": "user", "content": "hi"}}], {fields}}}'
+            assert error(await server.http.post(CHAT, content=body), 400)["param"] == param
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        (404, {"model": "m" * 1_000_000}),
+        (400, {"f" * 1_000_000: 1}),
+        (400, {" - at `$" * 100_000: 1}),
+        (400, {"messages": [{"role": "r" * 1_000_000, "content": "a"}]}),
+        (400, {"messages": [{"role": "user", "content": [{"type": "t" * 1_000_000}]}]}),
+    ],
+)
+def test_an_error_repeats_little_of_what_the_caller_wrote(status: int, fields: dict[str, Any]) -> None:
+    async def test() -> None:
+        async with live() as server:
+            began = time.monotonic()
+            response = await server.http.post(CHAT, json={**chat(), **fields})
+            assert error(response, status) and len(response.content) < 1000 and time.monotonic() - began < 1
+
+    run(test)
+
+
 def test_unknown_routes_and_wrong_methods_get_the_envelope() -> None:
     async def test() -> None:
         async with live() as server:

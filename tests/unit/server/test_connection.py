@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redline.server.connection import ClientGone, read_body, while_connected
+from redline.server.connection import ClientGone, SlowBody, read_body, while_connected
 
 
 class Client:
@@ -41,6 +41,19 @@ def test_a_body_arrives_whole_or_its_client_is_gone() -> None:
         client.leave()
         with pytest.raises(ClientGone):
             await read_body(client.receive)
+
+    run(test())
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redline.server.connection.BODY_S", 0.05)
+
+    async def test() -> None:
+        client = Client()
+        client.messages.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+        with pytest.raises(SlowBody, match="did not arrive") as caught:
+            await read_body(client.receive)
+        assert caught.value.status == 408 and caught.value.retryable
 
     run(test())
 

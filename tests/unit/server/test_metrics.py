@@ -12,7 +12,7 @@ class Engine:
     alive = True
     stats = Stats(
         running=2, waiting=3, pages_total=10, pages_used=4, prefix_queries=100, prefix_hits=60, prompt_tokens=100,
-        generation_tokens=50, preemptions=1, steps=7, step_s=0.5, more={"drafts": 9.0},
+        generation_tokens=50, preemptions=1, steps=7, step_s=0.5, more={"drafts": 9.0, "decode_roofline_ratio": 0.5},
     )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_the_engines_state_has_the_names_that_dashboards_know() -> None:
     found = samples(Metrics(Engine(), "m"))
+    assert found["redline_drafts_total"] == 9.0 and found["redline_decode_roofline_ratio"] == 0.5
     for name, value in {
         "vllm:num_requests_running": 2,
         "vllm:num_requests_waiting": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -38,6 +39,26 @@ def test_a_free_port_is_taken_and_told() -> None:
 def test_an_address_that_cannot_be_used_is_a_sentence(host: str, port: int, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         bind(host, port)
+
+
+def test_an_answer_in_two_writes_does_not_wait_for_the_client() -> None:
+    """With Nagle's algorithm on, the second write would be held back for a delayed acknowledgement, 40 ms."""
+
+    async def test() -> None:
+        nodelay: list[int] = []
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nodelay.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0) as listening:
+            async with await asyncio.start_server(accepted, sock=listening):
+                reader, writer = await asyncio.open_connection(*listening.getsockname())
+                assert await reader.read() == b""
+                writer.close()
+        assert nodelay and nodelay[0]
+
+    asyncio.run(test())
 
 
 def test_a_port_in_use_names_the_way_out() -> None:
@@ -97,6 +118,17 @@ def test_a_second_signal_ends_open_requests() -> None:
             time.sleep(0.3)
             assert server.process.poll() is None, "the open stream keeps it"
             server.process.send_signal(signal.SIGINT)
+            assert "shutting down" in [line for line in lines if line][-1]
+        assert server.process.wait(5) == 0
+
+
+def test_open_requests_end_with_an_error_when_draining_takes_too_long() -> None:
+    with served(drain_s=0.3, step_s=0.01) as server:
+        body = {"messages": [{"role": "user", "content": "x" * 4000}], "stream": True}
+        with httpx2.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=10) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
             assert "shutting down" in [line for line in lines if line][-1]
         assert server.process.wait(5) == 0
 

@@ -1,0 +1,119 @@
+"""Accounts of requests and engine, on a clock that the test turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from redline.engine.request import Sequence
+from redline.engine.scheduler import Entry, Plan, SchedulerStats
+from redline.engine.stats import Accounts
+from redline.hardware import Ceilings
+from redline.plan.receipt import Meter
+from redline.plan.roofline import StepWork, cost, limit_s
+from redline.shapes import known
+from redline.types import Request, SamplingParams
+
+SHAPE = known("tiny-llama")
+CEILINGS = Ceilings("cpu", "a cpu", 1e10, {"float32": 1e11}, "2026-01-01T00:00:00+00:00")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def accounts(clock: Clock) -> Accounts:
+    return Accounts(Meter(SHAPE, "float32", 4, 4, CEILINGS, 1000), window=0, clock=clock)
+
+
+def choices(name: str, prompt: int, n: int = 1, **fields: Any) -> list[Sequence]:
+    request = Request(id=name, prompt=list(range(prompt)), sampling=SamplingParams(n=n), **fields)
+    return [Sequence(request, index, (0, 0.0, index), 99, frozenset(), None) for index in range(n)]
+
+
+def plan(*parts: tuple[Sequence, int, int, bool]) -> Plan:
+    entries = [Entry(seq, start, count, samples, i, False, [], 0) for i, (seq, start, count, samples) in enumerate(parts)]
+    return Plan(0, entries, [], sum(entry.count for entry in entries))
+
+
+def test_a_receipt_of_a_request_of_two_choices(accounts: Accounts, clock: Clock) -> None:
+    """Two prefill steps and two decode steps, the last alone in its choice; times as the clock and the device said."""
+    one, two = choices("a", 10, n=2, arrival=99.0, want_receipt=True)
+    one.cached_tokens = 4
+    accounts.open(one.request)
+    steps = (
+        [(one, 4, 6, True)],
+        [(two, 9, 1, True), (one, 10, 1, True)],
+        [(two, 10, 1, True), (one, 11, 1, True)],
+        [(two, 11, 1, True)],
+    )
+    for parts in steps:
+        clock.now += 0.5
+        accounts.step(plan(*parts), seconds=0.25, host_s=0.125)
+        for _ in parts:
+            accounts.token(one)
+    assert accounts.close(two) is None, "the receipt comes with the last choice"
+    receipt: Any = accounts.close(one)
+    # 4 tokens more were cached; the step with two's last prompt token is prefill for the whole request.
+    assert (receipt["prefill"]["tokens"], receipt["prefill"]["cached_tokens"], receipt["decode"]["tokens"]) == (8, 4, 3)
+    assert receipt["prefill"]["seconds"] == receipt["decode"]["seconds"] == pytest.approx(2 * 0.375)
+    assert receipt["queue_s"] == pytest.approx(100.5 - 0.25 - 99.0)
+    assert receipt["time_to_first_token_s"] == pytest.approx(100.5 - 99.0)
+    works = [StepWork.of(spans, logit_rows=len(spans)) for spans in ([(4, 6)], [(9, 1), (10, 1)])]
+    limits = [limit_s(cost(SHAPE, 4, 4, work), CEILINGS, "float32") for work in works]
+    assert receipt["prefill"]["limit_s"] == pytest.approx(sum(limits), rel=1e-3)
+
+
+def test_no_receipt_is_made_that_nobody_asked_for(accounts: Accounts) -> None:
+    [one] = choices("a", 3)
+    accounts.open(one.request)
+    assert accounts.close(one) is None
+
+
+def test_a_request_that_never_ran_has_waited_until_its_end(accounts: Accounts, clock: Clock) -> None:
+    [one] = choices("a", 3, arrival=98.0, want_receipt=True)
+    accounts.open(one.request)
+    clock.now = 103.0
+    receipt: Any = accounts.close(one)
+    assert receipt["queue_s"] == 5.0 and receipt["time_to_first_token_s"] is None and receipt["decode"]["ratio"] is None
+
+
+def test_steps_of_ended_requests_count_for_the_engine_alone(accounts: Accounts) -> None:
+    """Their last step may end after them."""
+    [one], [two] = choices("a", 3), choices("b", 4)
+    accounts.open(one.request)
+    accounts.open(two.request)
+    accounts.close(one)
+    accounts.step(plan((one, 3, 1, True), (two, 0, 4, True)), seconds=2.0, host_s=0.0)
+    accounts.token(two)
+    idle = SchedulerStats(
+        waiting=1,
+        running=2,
+        pages_free=3,
+        pages_cached=4,
+        pages_used=5,
+        steps=6,
+        tokens_planned=7,
+        preemptions=8,
+        prefix_query_tokens=9,
+        prefix_hit_tokens=10,
+    )
+    stats = accounts.stats(idle)
+    assert (stats.prompt_tokens, stats.generation_tokens, stats.step_s, stats.pages_total, stats.steps) == (7, 1, 2.0, 12, 6)
+    assert (stats.more["prefill_tokens_total"], stats.more["prefill_seconds_total"], stats.more["decode_tokens_total"]) == (
+        5,
+        2,
+        0,
+    )
+    assert 0 < stats.more["prefill_roofline_ratio"] < 1 and "decode_roofline_ratio" not in stats.more
