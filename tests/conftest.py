@@ -40,7 +40,7 @@ def _real_model(alias: str) -> Path:
     try:
         return store.resolve(alias)
     except NotFound as missing:
-        pytest.skip(f"{alias} is not in the cache folder: {missing.sentence()}")
+        pytest.skip(missing.sentence())
 
 
 @pytest.fixture(scope="session")

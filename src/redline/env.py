@@ -27,7 +27,6 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("REDLINE_API_KEY", "", "Key that the server demands and the clients send, instead of --api-key."),
     Variable("XDG_CACHE_HOME", "", "Parent of the cache folder where REDLINE_CACHE is not given."),
     Variable("CUDA_VISIBLE_DEVICES", "", "GPUs that this process may use, in the order of cuda:N; the driver's own rule."),
-    Variable("TRITON_INTERPRET", "0", "1 runs Triton kernels on the CPU through Triton's interpreter (for tests)."),
 )
 
 _DEFAULTS = {variable.name: variable.default for variable in ENVIRONMENT}
@@ -61,11 +60,6 @@ def api_key() -> str | None:
 def visible_gpus() -> str | None:
     """What CUDA_VISIBLE_DEVICES says; None where it is not set. An empty text hides every GPU."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def triton_interpret() -> bool:
-    """True where Triton kernels run through the interpreter."""
-    return read("TRITON_INTERPRET") == "1"
 
 
 def for_child(**changes: str) -> dict[str, str]:

@@ -8,6 +8,7 @@
     │   ├── TemplateError         400  the chat template refused, looped or wrote too much
     │   ├── Unauthorized          401
     │   ├── NotFound              404  no such model, route or object
+    │   ├── SlowBody              408  the request body took too long to arrive
     │   ├── TooLarge              413  the request body or a part of it
     │   ├── ConfigError           400  contradictory or unknown options
     │   ├── CheckpointError       400  a model file that is truncated, corrupt or lying
@@ -80,6 +81,12 @@ class Unauthorized(UserError):
 class NotFound(UserError):
     status = 404
     code = "not_found"
+
+
+class SlowBody(UserError):
+    status = 408
+    code = "request_timeout"
+    retryable = True
 
 
 class TooLarge(UserError):

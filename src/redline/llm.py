@@ -99,7 +99,10 @@ class LLM:
     def generate(
         self, prompts: Prompt | Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Completion]:
-        """Complete one prompt or several (text, or token ids), all together; results in the order of the prompts."""
+        """Complete one prompt or several (text, or token ids), all together; results in the order of the prompts.
+
+        Without `sampling` the model's own defaults hold, and an answer may be as long as the context allows.
+        """
         return self._collect(self._requests(_listed(prompts), sampling), continues=True)
 
     def chat(self, messages: Sequence[Message], sampling: SamplingParams | None = None, **template: Any) -> Completion:
@@ -133,13 +136,17 @@ class LLM:
         self.close()
 
     def _requests(self, prompts: Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None) -> list[Request]:
-        params = [sampling or SamplingParams()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
+        params = (
+            [sampling or SamplingParams(**self.info.defaults)] * len(prompts)
+            if not isinstance(sampling, Sequence)
+            else list(sampling)
+        )
         if len(params) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts but {len(params)} sampling parameters", param="sampling")
         requests = []
         for prompt, wanted in zip(prompts, params, strict=True):
             wanted.check(self.info.vocab_size)
-            tokens = self._tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            tokens = self._tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked(prompt)
             requests.append(
                 Request(
                     id=f"offline-{next(self._ids)}",
@@ -150,6 +157,13 @@ class LLM:
                 )
             )
         return requests
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        vocab_size = self.info.vocab_size
+        for token in tokens:
+            if not 0 <= token < vocab_size:
+                raise InvalidRequest(f"token {token} of the prompt is not in the vocabulary of {vocab_size}", param="prompt")
+        return list(tokens)
 
     def _run(self, requests: Sequence[Request], *, continues: bool) -> Iterator[tuple[int, Delta]]:
         """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open."""
@@ -180,6 +194,8 @@ class LLM:
         finally:
             for id, index in answers:
                 loop.cancel(id, index)
+            if not loop.has_work:
+                loop.check()
 
     def _collect(self, requests: Sequence[Request], *, continues: bool) -> list[Completion]:
         parts: list[list[Delta]] = [[] for _ in requests]

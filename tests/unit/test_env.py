@@ -35,13 +35,12 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REDLINE_LOG", "REDLINE_API_KEY", "TRITON_INTERPRET"):
+    for name in ("REDLINE_LOG", "REDLINE_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    assert (env.log_level(), env.api_key(), env.triton_interpret()) == ("info", None, False)
+    assert (env.log_level(), env.api_key()) == ("info", None)
     monkeypatch.setenv("REDLINE_LOG", "DEBUG")
     monkeypatch.setenv("REDLINE_API_KEY", "k")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert (env.log_level(), env.api_key(), env.triton_interpret()) == ("debug", "k", True)
+    assert (env.log_level(), env.api_key()) == ("debug", "k")
 
 
 def test_a_child_gets_this_environment_and_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:

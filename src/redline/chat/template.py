@@ -67,7 +67,7 @@ class ChatTemplate:
         TemplateError where the template refuses the messages, fails or uses more than `Limits`.
         """
         if self._is_missing:
-            raise TemplateError("this model has no chat template", hint="use /v1/completions, or give one with --chat-template")
+            raise TemplateError("this model has no chat template", hint="use /v1/completions, or redline generate --raw")
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
         elif add_generation_prompt and continue_final_message:
@@ -77,7 +77,7 @@ class ChatTemplate:
         variables = {
             "documents": None,
             **self._tokens,
-            **_plain(kwargs, "template variables"),
+            **_plain(kwargs, "chat_template_kwargs"),
             "messages": chat,
             "tools": _plain(tools, "tools"),
             "add_generation_prompt": add_generation_prompt,

@@ -11,7 +11,6 @@ from redline.checkpoint.packed import Array
 from redline.errors import CheckpointError
 
 ROPE_FACTORS = "rope_freqs.weight"
-OUTPUT = "output.weight"
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 

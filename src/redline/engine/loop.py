@@ -73,6 +73,11 @@ class Loop:
         for ended in self._scheduler.cancel(id, index=index):
             self._end(ended, None)
 
+    def fail(self, id: str, failure: Failure) -> None:
+        """End what still runs of a request with an error."""
+        for ended in self._scheduler.cancel(id, "error"):
+            self._end(ended, failure)
+
     def cancel_all(self) -> None:
         """End every request."""
         for id in self._scheduler.request_ids():
@@ -87,8 +92,10 @@ class Loop:
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
             self._apply(previous)
-        if not self.has_work:
-            self._scheduler.check()
+
+    def check(self) -> None:
+        """Assert that pages and rows are conserved. For idle moments: it looks at every page."""
+        self._scheduler.check()
 
     def take(self) -> list[Chunk]:
         """The chunks since the last call."""

@@ -86,6 +86,8 @@ def _turn(channel: Channel, engine: Engine) -> None:
         chunks = loop.take()
         if chunks:
             _send(channel, loop, chunks)
+        elif not loop.has_work:
+            loop.check()
         if (now := time.monotonic()) - told >= STATS_EVERY_S:
             channel.send(loop.stats)
             told = now
@@ -103,9 +105,10 @@ def _send(channel: Channel, loop: Loop, chunks: list[Chunk]) -> None:
             _send(channel, loop, chunks[middle:])
             return
         (chunk,) = chunks
-        loop.cancel(chunk.id)
         error = TooLarge("the log-probabilities are too large for one message", hint="ask for fewer", param="prompt_logprobs")
-        channel.send(Output([Chunk(id=chunk.id, index=chunk.index, finish="error", failure=failure_of(error))]))
+        loop.fail(chunk.id, failure_of(error))
+        if chunk.finish is not None:  # the loop has ended this choice already, and its end is what does not fit
+            channel.send(Output([Chunk(id=chunk.id, index=chunk.index, finish="error", failure=failure_of(error))]))
 
 
 def _obey(message: Any, loop: Loop) -> bool:

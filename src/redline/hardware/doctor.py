@@ -120,7 +120,7 @@ def _ceiling_findings(machine: Machine, ceilings: Mapping[str, Ceilings]) -> Ite
         if measured.spread > _NOISY:
             yield Finding(
                 "warning",
-                f"{device}: repeated measurements lay {measured.spread:.0%} apart, so others were using the machine: measure again",
+                f"{device}: repeated measurements lay {measured.spread:.0%} apart, so others were using the machine: run redline doctor --measure when it is quiet",
             )
 
 

@@ -237,7 +237,7 @@ def _advice(request: RequestMeter, meter: Meter, queue_s: float) -> str:
     if wall <= 0:
         return "This request ended before it ran, so there is nothing to hold against a limit."
     if limit > wall * _FASTER_THAN_LIMIT:
-        return "This ran faster than the measured limit, so the measurement was disturbed: run redline doctor on a quiet machine."
+        return "This ran faster than the measured limit, so the measurement was disturbed: run redline doctor --measure on a quiet machine."
     total = wall + queue_s
     saved, lever = max(
         (queue_s, "waiting in the queue: raise --max-num-seqs, or share the load with a second server"),

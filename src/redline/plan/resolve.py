@@ -69,6 +69,7 @@ def resolve(
     Raises ConfigError, DoesNotFit.
     """
     _check_options(config, shape)
+    _check_threads(config.device.num_threads, machine.cpu.cores)
     reasons: dict[str, str] = {}
 
     def pick(field: str, given: T | None, choice: tuple[T, str]) -> T:
@@ -247,7 +248,7 @@ def _check_options(config: EngineConfig, shape: ModelShape) -> None:
         )
     if cache.kv_cache_memory is not None and not 0 < cache.kv_cache_memory < 1 << 20:
         raise ConfigError(
-            f"kv_cache_memory must be a positive number of GiB, not {cache.kv_cache_memory:g}", param="kv_cache_memory"
+            f"kv_cache_memory must be above 0 and below {1 << 20} GiB, not {cache.kv_cache_memory:g}", param="kv_cache_memory"
         )
     if cache.num_pages is not None and cache.kv_cache_memory is not None:
         raise ConfigError("num_pages and kv_cache_memory both size the KV pool", hint="give one of them", param="num_pages")
@@ -259,6 +260,15 @@ def _check_options(config: EngineConfig, shape: ModelShape) -> None:
         )
     _check_batch(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
     _check_device(device.device, device.tensor_parallel_size)
+
+
+def _check_threads(num_threads: int | None, cores: int) -> None:
+    if num_threads is not None and num_threads > cores:
+        raise ConfigError(
+            f"num_threads {num_threads} is more than the {cores} cores that may be used",
+            hint=f"at most --num-threads {cores}",
+            param="num_threads",
+        )
 
 
 def _check_batch(num_seqs: int | None, num_tokens: int | None) -> None:

@@ -12,19 +12,13 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Send
 
-from redline.errors import UserError
+from redline.errors import SlowBody
 
 BODY_S = 60.0  # for the whole body to arrive
 
 
 class ClientGone(Exception):
     """The client closed the connection; nobody reads an answer."""
-
-
-class SlowBody(UserError):
-    status = 408
-    code = "request_timeout"
-    retryable = True
 
 
 async def read_body(receive: Receive) -> bytes:

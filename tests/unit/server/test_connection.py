@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from redline.server.connection import ClientGone, SlowBody, read_body, while_connected
+from redline.errors import SlowBody
+from redline.server.connection import ClientGone, read_body, while_connected
 
 
 class Client:
