@@ -136,11 +136,8 @@ class LLM:
         self.close()
 
     def _requests(self, prompts: Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None) -> list[Request]:
-        params = (
-            [sampling or SamplingParams(**self.info.defaults)] * len(prompts)
-            if not isinstance(sampling, Sequence)
-            else list(sampling)
-        )
+        defaults: dict[str, Any] = self.info.defaults
+        params = list(sampling) if isinstance(sampling, Sequence) else [sampling or SamplingParams(**defaults)] * len(prompts)
         if len(params) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts but {len(params)} sampling parameters", param="sampling")
         requests = []

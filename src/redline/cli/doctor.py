@@ -13,6 +13,7 @@ import click
 from redline import env
 from redline.cli.options import JSON
 from redline.cli.progress import Progress
+from redline.errors import ConfigError
 from redline.hardware.ceilings import Ceilings, identify, load
 from redline.hardware.detect import detect
 from redline.hardware.doctor import Report, examine
@@ -52,7 +53,10 @@ def known_ceilings(machine: Machine, *, again: bool, never: bool, quiet: bool) -
             kept = None if again else load(identify(machine, device))
             if kept is None and not never:
                 progress(f"measuring {device}")
-                kept = _measure(machine, device)
+                try:
+                    kept = _measure(machine, device)
+                except ConfigError as error:  # the driver is there and torch cannot use it: say so, and go on
+                    click.echo(error.sentence(), err=True)
             if kept is not None:
                 found[device] = kept
     return found

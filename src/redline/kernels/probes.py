@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 
+from redline.errors import ConfigError
 from redline.hardware import ceilings
 from redline.hardware.ceilings import Ceilings, Probes
 from redline.hardware.machine import Machine
@@ -36,8 +37,10 @@ _FLOAT32_SHARE = 8  # float32 products are made this much smaller: without matri
 def measure(machine: Machine, device: str) -> Ceilings:
     """Measure `device` of `machine`, for the types that redline runs there, and keep the result for next time.
 
-    Raises ConfigError for a device that is not here, InternalError for figures that cannot be true.
+    Raises ConfigError for a device that is not here or that torch cannot use, InternalError for figures that cannot be true.
     """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"torch {torch.__version__} cannot use {device}", hint="install torch's CUDA build", param="device")
     dtypes = (torch.float32, torch.bfloat16) if device == "cpu" else (torch.float32, torch.bfloat16, torch.float16)
     asked = probes(torch.device(device), dtypes, cache_bytes=machine.cpu.l3_bytes)
     return ceilings.measure(ceilings.identify(machine, device), asked)
