@@ -203,7 +203,7 @@ class TestMessages:
         template = ChatTemplate.of_model(None, TOKENS)
         with pytest.raises(TemplateError, match="no chat template") as caught:
             template.render([{"role": "user", "content": "x"}])
-        assert "--chat-template" in caught.value.hint
+        assert "--raw" in caught.value.hint
 
     def test_the_templates_own_refusal_is_passed_on(self) -> None:
         with pytest.raises(TemplateError, match="refused the messages: roles must alternate"):
