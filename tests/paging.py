@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from redline.kernels.attention import Ragged
+from redline.kernels.ragged import Ragged
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
 

@@ -21,7 +21,7 @@ import torch
 
 from redline.engine.request import Sequence
 from redline.engine.scheduler import Entry, Plan
-from redline.kernels.attention import Ragged
+from redline.kernels.ragged import Ragged
 from redline.kernels.sample import SampleBatch
 from redline.types import SamplingParams
 

@@ -5,7 +5,7 @@
 
 One call serves decode, chunked prefill and whole prompts of many sequences at once: `Ragged` says which tokens and pages
 belong to whom. A token that sees nothing gets zeros, so padding is a sequence of context 0; rows of q that belong to no
-sequence come back undefined. Knows nothing of layers or requests. Open `Ragged` first, then `paged_attention`; the CPU's
+sequence come back undefined. Knows nothing of layers or requests. Open `paged_attention` first; `Ragged` is in ragged.py, the CPU's
 path is attention_torch.py, the kernels are in attention_triton.py.
 
 T packed query tokens, B sequences, N query heads, K kv heads, G = N / K, H head size, P pages (of a sequence, in the page
@@ -15,32 +15,13 @@ table; of the cache, elsewhere), S tokens per page, Q query tokens and C keys of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from redline.kernels.op import Inputs, OpSpec, ceil_div, random_tensor, use_triton
+from redline.kernels.ragged import Ragged
 from redline.ops import OPS
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Which query tokens and which pages belong to which sequence, for one step and all its layers.
-
-    Sequence b owns tokens query_start[b] to query_start[b + 1]. `context[b]` counts the keys its LAST token sees, itself
-    included, so token i of n sits at position context - n + i. Its key j lies in page page_table[b, j // S]; entries that
-    hold no visible key are never read. `max_query` and `max_context` bound the values on the host, for launching.
-    """
-
-    query_start_B1: Tensor  # int32 [B + 1]
-    context_B: Tensor  # int32
-    page_table_BP: Tensor  # int32
-    max_query: int
-    max_context: int
-    plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What the CPU path derived from the layout, kept so that one step's layers share it."""
 
 
 def paged_attention(

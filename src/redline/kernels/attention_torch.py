@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redline.kernels.attention import Ragged
 from redline.kernels.op import ceil_div, next_power_of_two
+from redline.kernels.ragged import Ragged
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from redline.kernels import op
-from redline.kernels.attention import Ragged
 from redline.kernels.op import Device, ceil_div, next_power_of_two
+from redline.kernels.ragged import Ragged
 
 LOG2_E = 1.4426950408889634
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from redline.kernels.attention import Ragged
+from redline.kernels.ragged import Ragged
 
 
 @dataclass(frozen=True, slots=True)
