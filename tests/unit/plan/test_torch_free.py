@@ -14,7 +14,7 @@ from redline.config import EngineConfig
 from redline.hardware.doctor import examine
 from redline.shapes import known
 
-machine = hardware.detect()
+machine = hardware.detect(visible="")  # without GPUs, wherever this runs
 resolved = plan.resolve(EngineConfig(), known("tiny-llama"), machine, stored_dtype="bf16", free_bytes=8 << 30)
 plan.cost(known("llama-3.1-70b"), 2, 2, plan.StepWork.of([(0, 1)], logit_rows=1))
 assert examine(machine, {}).as_dict()
