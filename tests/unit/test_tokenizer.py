@@ -127,10 +127,15 @@ class TestRealModels:
     @pytest.mark.real_model
     @pytest.mark.parametrize(("alias", "seconds"), [("smollm2", 0.3), ("qwen_coder", 1.0)])
     def test_is_built_in_time(self, alias: str, seconds: float, request: pytest.FixtureRequest) -> None:
+        """The best of three: what building costs, not what else the machine does or when Python collects garbage."""
         metadata = metadata_of(request.getfixturevalue(alias))
-        start = time.process_time()
-        Tokenizer.from_gguf(metadata)
-        assert time.process_time() - start < seconds
+
+        def build() -> float:
+            start = time.process_time()
+            Tokenizer.from_gguf(metadata)
+            return time.process_time() - start
+
+        assert min(build() for _ in range(3)) < seconds
 
 
 class TestSentencePiece:
