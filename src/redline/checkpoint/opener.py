@@ -44,8 +44,14 @@ def open_path(path: Path, name: str | None = None) -> Checkpoint:
 
 
 def _open_alias(path: Path, alias: Alias) -> Checkpoint:
+    """The file of an alias, with its makers' defaults where the file states none."""
     opened = GgufCheckpoint(path, alias.name)
-    opened.generation = dataclasses.replace(opened.generation, temperature=alias.temperature, top_p=alias.top_p)
+    stated = opened.generation
+    opened.generation = dataclasses.replace(
+        stated,
+        temperature=alias.temperature if stated.temperature is None else stated.temperature,
+        top_p=alias.top_p if stated.top_p is None else stated.top_p,
+    )
     return opened
 
 

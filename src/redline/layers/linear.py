@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redline import log
 from redline.layers.weights import Place, Slot, Slots
 
 
@@ -47,6 +48,7 @@ def _linear_cpu(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tenso
 def _onednn_linear() -> Callable[..., Tensor] | None:
     """torch's own entry to oneDNN's linear, where this build has it."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        log.fallback("linear", "this build of torch has no oneDNN product: float32 takes torch's own, which may be slower")
         return None
     return torch.ops.mkldnn._linear_pointwise.default
 

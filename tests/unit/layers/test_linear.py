@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
+from redline import log
 from redline.errors import ConfigError
 from redline.kernels.tolerance import check
+from redline.layers import linear as layers_linear
 from redline.layers.linear import ColumnLinear, RowLinear, linear
 from redline.layers.weights import Place
 from redline.parallel.ranks import Ranks
@@ -71,3 +75,16 @@ def test_products_meet_the_tolerance_whatever_library_makes_them(rows: int, dtyp
     before = torch._C._get_mkldnn_enabled()
     check("linear", expected, linear(x_TK, weight_NK, bias_N), "elementwise", dtype)
     assert torch._C._get_mkldnn_enabled() is before
+
+
+def test_a_torch_without_onednn_is_told_once_and_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(log, "FALLBACKS", Counter())
+    layers_linear._onednn_linear.cache_clear()
+    try:
+        x, weight = torch.randn(3, 8), torch.randn(5, 8)
+        for _ in range(2):
+            torch.testing.assert_close(linear(x, weight), x @ weight.T)
+        assert [name for name, _ in log.FALLBACKS.elements()] == ["linear"]
+    finally:
+        layers_linear._onednn_linear.cache_clear()
