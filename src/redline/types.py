@@ -18,6 +18,7 @@ MAX_LOGIT_BIAS = 1024
 MAX_STOPS = 64
 
 Finish = Literal["stop", "length", "abort", "deadline", "error"]
+Pooling = Literal["last", "mean"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +110,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None = None  # time.monotonic() after which the request ends with finish "deadline"
     cache_salt: str = ""  # prefixes are shared only between equal salts
     want_receipt: bool = False
+    grammar: str | None = None  # what the answer must match, as llguidance writes a grammar (engine/grammar.py)
+    pooling: Pooling | None = None  # no answer: one vector, of the last hidden state or of the mean over the prompt
+    tenant: str = ""  # who asks: the queue is shared fairly between tenants
+    weight: float = 1.0  # of the tenant's share
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -131,6 +136,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return self.prompt_tokens + self.completion_tokens
 
 
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the engine's time of one request went, in seconds: waiting, until the first token, from there to the end."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """An error on its way across a process boundary; `errors.by_code(code)` rebuilds it."""
 
@@ -145,7 +158,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """What one step added to choice `index` of request `id`.
 
     The chunk with `finish` is the last of its choice, and every choice gets exactly one. `prompt_logprobs` (one entry
-    per prompt token, None for the first) comes once, with choice 0. `usage` and `receipt` come with a finish.
+    per prompt token, None for the first) comes once, with choice 0. `usage` and `timing` come with a finish, `receipt` with
+    the last one of a request, and `embedding` (float32, little endian) with the one finish of a request that pools.
     """
 
     id: str
@@ -157,4 +171,6 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     stop_token: int | None = None  # the stop id that ended it, where one did
     failure: Failure | None = None
     usage: Usage | None = None
+    timing: Timing | None = None
     receipt: dict[str, object] | None = None
+    embedding: bytes | None = None

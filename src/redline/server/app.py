@@ -13,20 +13,20 @@ from starlette.types import ExceptionHandler
 from redline.config import ServerConfig
 from redline.engine.client import EngineClient
 from redline.errors import ConfigError, RedlineError
-from redline.server import failures
+from redline.server import chat, completions, failures, health, models
 from redline.server.auth import Auth
-from redline.server.chat import ChatCompletions
-from redline.server.completions import Completions
 from redline.server.connection import ClientGone
-from redline.server.health import Health
 from redline.server.limits import BodyLimit
 from redline.server.metrics import Metrics
-from redline.server.models import Models
 from redline.server.service import Service
 
 if TYPE_CHECKING:
     from redline.chat.template import ChatTemplate
     from redline.tokenizer import Tokenizer
+
+
+FAMILIES = (chat, completions, models, health)
+"""The files that have endpoints; the order matters where two paths match."""
 
 
 def build(client: EngineClient, tokenizer: Tokenizer, template: ChatTemplate, config: ServerConfig) -> Starlette:
@@ -38,15 +38,7 @@ def build(client: EngineClient, tokenizer: Tokenizer, template: ChatTemplate, co
         raise ConfigError("the API key is empty", hint="give one, or leave --api-key out", param="api_key")
     name = config.served_model_name or client.config.model.model
     service = Service(client=client, tokenizer=tokenizer, template=template, metrics=Metrics(client, name), served_name=name)
-    health, models = Health(service), Models(service)
-    routes = [
-        Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
-        Route("/v1/completions", Completions(service), methods=["POST"]),
-        Route("/v1/models", models.every),
-        Route("/v1/models/{model:path}", models.one),
-        Route("/health", health.health),
-        Route("/metrics", health.metrics),
-    ]
+    routes = [Route(each.path, each.handler, methods=[each.method]) for family in FAMILIES for each in family.endpoints(service)]
     layers = [
         Middleware(Auth, key=config.api_key),
         Middleware(BodyLimit),

@@ -5,24 +5,28 @@ Knows nothing of how an answer is made or sent (generation.py, reply.py). Open `
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from redline.chat.parser import Text
 from redline.engine.answer import Delta
 from redline.errors import InvalidRequest, UnsupportedField
 from redline.server import logprobs
+from redline.server.caller import caller_of
+from redline.server.chat_schema import ChatBody, Message
 from redline.server.connection import read_body
-from redline.server.parameters import fit, parameters_of
+from redline.server.conversation import Conversation, prepare
+from redline.server.endpoint import Endpoint
+from redline.server.generation import Piece
+from redline.server.parameters import parameters_of
 from redline.server.reply import Call, Json, reply
-from redline.server.schema import ChatBody, Message, decode, quoted
+from redline.server.schema import decode, quoted
 from redline.server.service import Service
 from redline.types import SamplingParams
 
-INLINE_CHARS = 20_000  # longer conversations are rendered and tokenised in a thread
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _UNBUILT_ROLES = ("tool", "function")
 _RESERVED = {"self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"}
@@ -41,30 +45,37 @@ class ChatCompletions:
         info = service.ready()
         service.check_model(body.model)
         asked = parameters_of(body, info)
-        messages, options = conversation(body)
-        if sum(_size(message["content"]) for message in messages) > INLINE_CHARS:
-            tokens = await asyncio.to_thread(self._tokens, messages, options)
-        else:
-            tokens = self._tokens(messages, options)
-        sampling = fit(tokens, asked, info, "messages")
+        conversation = conversation_of(body)
+        prepared = await prepare(service, conversation, asked)
         call = Call(
             prefix="chatcmpl",
             model=service.served_name,
             asked=asked,
             stream=bool(body.stream),
             arrival=arrival,
-            continues=bool(body.continue_final_message),
+            continues=conversation.continues,
+            caller=caller_of(scope),
         )
-        style = ChatStyle(service.tokenizer, sampling)
-        await reply(service, call, [call.request(0, tokens, sampling)], style, receive, send)
-
-    def _tokens(self, messages: list[Json], options: Json) -> list[int]:
-        text = self._service.template.render(messages, **options)
-        return self._service.tokenizer.encode(text, add_special_tokens=False)
+        style = ChatStyle(service.tokenizer, prepared.sampling)
+        request = call.request(0, prepared.tokens, prepared.sampling, grammar=prepared.grammar)
+        await reply(service, call, [request], style, receive, send, parser=prepared.parser)
 
 
-def conversation(body: ChatBody) -> tuple[list[Json], Json]:
-    """The messages as templates read them, and the template's options. Raises InvalidRequest or UnsupportedField."""
+def endpoints(service: Service) -> list[Endpoint]:
+    return [
+        Endpoint(
+            method="POST",
+            path="/v1/chat/completions",
+            handler=ChatCompletions(service),
+            scope="inference",
+            summary="Answer a conversation.",
+            body=ChatBody,
+        )
+    ]
+
+
+def conversation_of(body: ChatBody) -> Conversation:
+    """The conversation of a body. Raises InvalidRequest or UnsupportedField."""
     if not body.messages:
         raise InvalidRequest("messages is empty", param="messages")
     messages = [_plain(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
@@ -77,7 +88,8 @@ def conversation(body: ChatBody) -> tuple[list[Json], Json]:
     extra = body.chat_template_kwargs or {}
     for name in sorted(_RESERVED & extra.keys()):
         raise InvalidRequest(f"chat_template_kwargs must not set {name}", param=f"chat_template_kwargs.{name}")
-    return messages, {"add_generation_prompt": opens, "continue_final_message": goes_on, **extra}
+    template = {"add_generation_prompt": opens, "continue_final_message": goes_on, **extra}
+    return Conversation(messages=messages, template=template)
 
 
 def _plain(message: Message, path: str) -> Json:
@@ -94,10 +106,6 @@ def _plain(message: Message, path: str) -> Json:
     return {"role": _ROLES[message.role], "content": content, **named}
 
 
-def _size(content: str | list[Json]) -> int:
-    return len(content) if isinstance(content, str) else sum(len(part["text"]) for part in content)
-
-
 class ChatStyle:
     """Writes chat choices. In a stream the first event of a choice brings its role, the last one its finish alone."""
 
@@ -109,19 +117,27 @@ class ChatStyle:
         self._stop_ids = sampling.stop_token_ids
         self._begun: set[int] = set()
 
-    def events(self, choice: int, delta: Delta) -> Iterator[Json]:
+    def events(self, piece: Piece) -> Iterator[Json]:
+        choice, delta = piece.choice, piece.delta
         scores = self._scores(delta)
         if choice not in self._begun:
             self._begun.add(choice)
             yield {"index": choice, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        if delta.text or delta.logprobs or delta.prompt_logprobs:
-            yield {"index": choice, "delta": {"content": delta.text}, **scores, "finish_reason": None}
+        if piece.events or delta.logprobs or delta.prompt_logprobs:
+            text = "".join(event.text for event in piece.events if isinstance(event, Text))
+            yield {"index": choice, "delta": {"content": text}, **scores, "finish_reason": None}
         if delta.finish is not None:
             yield {"index": choice, "delta": {}, "logprobs": None, **finish_of(delta, self._stop_ids)}
 
-    def choice(self, choice: int, whole: Delta) -> Json:
-        message = {"role": "assistant", "content": whole.text, "refusal": None}
-        return {"index": choice, "message": message, **self._scores(whole), **finish_of(whole, self._stop_ids)}
+    def choice(self, whole: Piece) -> Json:
+        text = "".join(event.text for event in whole.events if isinstance(event, Text))
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {
+            "index": whole.choice,
+            "message": message,
+            **self._scores(whole.delta),
+            **finish_of(whole.delta, self._stop_ids),
+        }
 
     def _scores(self, delta: Delta) -> Json:
         told: Json = {"logprobs": None}

@@ -14,11 +14,16 @@ from starlette.types import Receive, Scope, Send
 from redline.engine.answer import Delta
 from redline.errors import InvalidRequest
 from redline.server import logprobs
-from redline.server.chat import INLINE_CHARS, finish_of
+from redline.server.caller import caller_of
+from redline.server.chat import finish_of
+from redline.server.completion_schema import CompletionBody
 from redline.server.connection import read_body
+from redline.server.conversation import INLINE_CHARS
+from redline.server.endpoint import Endpoint
+from redline.server.generation import Piece
 from redline.server.parameters import fit, parameters_of
 from redline.server.reply import Call, Json, reply
-from redline.server.schema import CompletionBody, decode
+from redline.server.schema import decode
 from redline.server.service import Service
 from redline.tokenizer import Tokenizer
 from redline.types import Request, TokenLogprob
@@ -46,7 +51,13 @@ class Completions:
         else:
             tokens = self._tokens(prompts)
         call = Call(
-            prefix="cmpl", model=service.served_name, asked=asked, stream=bool(body.stream), arrival=arrival, continues=True
+            prefix="cmpl",
+            model=service.served_name,
+            asked=asked,
+            stream=bool(body.stream),
+            arrival=arrival,
+            continues=True,
+            caller=caller_of(scope),
         )
         requests = [call.request(i, of, fit(of, asked, info, "prompt")) for i, of in enumerate(tokens)]
         style = CompletionStyle(
@@ -57,6 +68,19 @@ class Completions:
     def _tokens(self, prompts: list[Prompt]) -> list[list[int]]:
         encode = self._service.tokenizer.encode
         return [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+
+def endpoints(service: Service) -> list[Endpoint]:
+    return [
+        Endpoint(
+            method="POST",
+            path="/v1/completions",
+            handler=Completions(service),
+            scope="inference",
+            summary="Continue a text.",
+            body=CompletionBody,
+        )
+    ]
 
 
 def prompts_of(body: CompletionBody) -> list[Prompt]:
@@ -89,12 +113,13 @@ class CompletionStyle:
         self._n = requests[0].sampling.n
         self._covered: dict[int, int] = {}
 
-    def events(self, choice: int, delta: Delta) -> Iterator[Json]:
-        entry = self.choice(choice, delta)
+    def events(self, piece: Piece) -> Iterator[Json]:
+        entry, delta = self.choice(piece), piece.delta
         if entry["text"] or delta.logprobs or delta.prompt_logprobs or delta.finish:
             yield entry
 
-    def choice(self, choice: int, whole: Delta) -> Json:
+    def choice(self, piece: Piece) -> Json:
+        choice, whole = piece.choice, piece.delta
         request = self._requests[choice // self._n]
         echoes = self._echo is not None and choice not in self._covered
         self._covered.setdefault(choice, 0)

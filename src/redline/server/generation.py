@@ -7,23 +7,38 @@ ends are the engine room's `Answer`. Knows nothing of JSON. Open `Generation.pie
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, NamedTuple
 
+from redline.chat.parser import Event, Parser, PlainParser
+from redline.chat.parser import merged as joined
 from redline.engine.answer import Answer, Delta
 from redline.engine.message import error_of
 from redline.errors import DeadlineExceeded, EngineDead, RedlineError
 from redline.server.service import Service
 from redline.types import Chunk, Request, Usage
 
-Piece = tuple[int, Delta]
-"""The number of a choice in the call, and what was added to it."""
+
+class Piece(NamedTuple):
+    """What was added to choice number `choice` of the call: as the engine's delta, and as the events its text is."""
+
+    choice: int
+    delta: Delta
+    events: list[Event]
 
 
 class Generation:
     """The choices of one call while they run."""
 
-    def __init__(self, service: Service, requests: list[Request], arrival: float, *, continues: bool) -> None:
+    def __init__(
+        self,
+        service: Service,
+        requests: list[Request],
+        arrival: float,
+        *,
+        continues: bool,
+        parser: Callable[[], Parser] = PlainParser,
+    ) -> None:
         self._service = service
         self._requests = {request.id: request for request in requests}
         self._arrival = arrival
@@ -31,6 +46,7 @@ class Generation:
         self._answers = {
             key: Answer(service.tokenizer, self._requests[key[0]], key[1], continues=continues) for key in self._choices
         }
+        self._parsers = [parser() for _ in self._choices]
         self._last_tokens: dict[int, float] = {}
         self._usages: dict[tuple[str, int], Usage] = {}
         self._receipts: dict[str, dict[str, Any]] = {}
@@ -78,7 +94,7 @@ class Generation:
         if delta.finish is None:
             if answer.wants_cancel:
                 self._service.client.cancel(*key)
-            return choice, delta
+            return Piece(choice, delta, self._parsers[choice].push(delta.text))
         self._service.metrics.choice_ended(delta.finish)
         if delta.finish not in ("stop", "length"):
             raise _error(delta)
@@ -86,7 +102,8 @@ class Generation:
             self._usages[key] = delta.usage
         if delta.receipt is not None:
             self._receipts[chunk.id] = delta.receipt
-        return choice, delta
+        parser = self._parsers[choice]
+        return Piece(choice, delta, [*parser.push(delta.text), *parser.finish()])
 
     def _observe(self, choice: int, chunk: Chunk) -> None:
         if chunk.tokens:
@@ -99,11 +116,12 @@ class Generation:
             self._last_tokens[choice] = now
 
 
-def merged(deltas: list[Delta]) -> Delta:
-    """All deltas of one choice as one: an answer that is not streamed is the collected stream."""
+def merged(pieces: list[Piece]) -> Piece:
+    """All pieces of one choice as one: an answer that is not streamed is the collected stream."""
+    deltas = [piece.delta for piece in pieces]
     last = deltas[-1]
     scored = [delta.logprobs for delta in deltas if delta.logprobs is not None]
-    return Delta(
+    whole = Delta(
         index=last.index,
         text="".join([delta.text for delta in deltas]),
         tokens=[token for delta in deltas for token in delta.tokens],
@@ -112,6 +130,7 @@ def merged(deltas: list[Delta]) -> Delta:
         finish=last.finish,
         stop=last.stop,
     )
+    return Piece(pieces[-1].choice, whole, joined([event for piece in pieces for event in piece.events]))
 
 
 def _numbered(requests: list[Request]) -> dict[tuple[str, int], int]:

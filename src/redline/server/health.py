@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from redline.server.endpoint import Endpoint
 from redline.server.metrics import CONTENT_TYPE
 from redline.server.service import Service
 
@@ -39,3 +40,11 @@ class Health:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.page(), headers={"content-type": CONTENT_TYPE})
+
+
+def endpoints(service: Service) -> list[Endpoint]:
+    health = Health(service)
+    return [
+        Endpoint(method="GET", path="/health", handler=health.health, scope="open", summary="Whether requests are taken."),
+        Endpoint(method="GET", path="/metrics", handler=health.metrics, scope="read", summary="Prometheus metrics."),
+    ]

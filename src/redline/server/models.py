@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from redline.server.endpoint import Endpoint
 from redline.server.service import Service
 
 
@@ -36,6 +37,14 @@ class Models:
             "dtype": info.dtype,
             "stored_dtype": info.stored_dtype,
         }
+
+
+def endpoints(service: Service) -> list[Endpoint]:
+    models = Models(service)
+    return [
+        Endpoint(method="GET", path="/v1/models", handler=models.every, scope="read", summary="What is served."),
+        Endpoint(method="GET", path="/v1/models/{model:path}", handler=models.one, scope="read", summary="One model."),
+    ]
 
 
 def _json(body: object) -> Response:

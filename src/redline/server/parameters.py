@@ -13,7 +13,9 @@ import msgspec
 
 from redline.engine.message import EngineInfo
 from redline.errors import ContextTooLong, InvalidRequest, UnsupportedField
-from redline.server.schema import Body, ChatBody, CompletionBody
+from redline.server.chat_schema import ChatBody
+from redline.server.completion_schema import CompletionBody
+from redline.server.schema import Body
 from redline.types import MAX_LOGPROBS, SamplingParams
 
 T = TypeVar("T", int, float)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.types import Receive, Send
 
-from redline.engine.answer import Delta
+from redline.chat.parser import Parser, PlainParser
+from redline.server.caller import ANYONE, Caller
 from redline.server.connection import send_json, while_connected
-from redline.server.generation import Generation, merged
+from redline.server.generation import Generation, Piece, merged
 from redline.server.parameters import Parameters
 from redline.server.service import Service
 from redline.server.sse import send_events
@@ -35,6 +36,7 @@ class Call:
     stream: bool
     arrival: float
     continues: bool  # the answer goes on in the middle of a text
+    caller: Caller = ANYONE
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -42,17 +44,20 @@ class Call:
         """What every object of the answer begins with."""
         return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
-    def request(self, number: int, prompt: list[int], sampling: SamplingParams) -> Request:
+    def request(self, number: int, prompt: list[int], sampling: SamplingParams, *, grammar: str | None = None) -> Request:
         """Prompt `number` of the call, for the engine."""
         return Request(
             id=f"{self.prefix}-{self.id}-{number}",
             prompt=prompt,
             sampling=sampling,
-            priority=self.asked.priority,
+            priority=self.asked.priority + self.caller.priority,
             arrival=self.arrival,
             deadline=None if self.asked.deadline_s is None else self.arrival + self.asked.deadline_s,
             cache_salt=self.asked.cache_salt,
             want_receipt=self.asked.want_receipt,
+            grammar=grammar,
+            tenant=self.caller.id,
+            weight=self.caller.weight,
         )
 
 
@@ -62,18 +67,27 @@ class Style(Protocol):
     chunk_kind: str
     document_kind: str
 
-    def events(self, choice: int, delta: Delta) -> Iterable[Json]:
-        """The `choices` entries that tell `delta` in a stream; none where there is nothing to tell."""
+    def events(self, piece: Piece) -> Iterable[Json]:
+        """The `choices` entries that tell `piece` in a stream; none where there is nothing to tell."""
         ...
 
-    def choice(self, choice: int, whole: Delta) -> Json:
+    def choice(self, whole: Piece) -> Json:
         """The `choices` entry of a complete answer."""
         ...
 
 
-async def reply(service: Service, call: Call, requests: list[Request], style: Style, receive: Receive, send: Send) -> None:
+async def reply(
+    service: Service,
+    call: Call,
+    requests: list[Request],
+    style: Style,
+    receive: Receive,
+    send: Send,
+    *,
+    parser: Callable[[], Parser] = PlainParser,
+) -> None:
     """Run the call and answer it; ends early, and cancels, when the client goes."""
-    generation = Generation(service, requests, call.arrival, continues=call.continues)
+    generation = Generation(service, requests, call.arrival, continues=call.continues, parser=parser)
     if call.stream:
         work = send_events(send, _events(call, generation, style))
     else:
@@ -86,7 +100,7 @@ async def _events(call: Call, generation: Generation, style: Style) -> AsyncGene
     usage = {"usage": None} if call.asked.include_usage else {}
     async with aclosing(generation.pieces()) as source:
         async for pieces in source:
-            yield [{**head, "choices": [entry], **usage} for choice, delta in pieces for entry in style.events(choice, delta)]
+            yield [{**head, "choices": [entry], **usage} for piece in pieces for entry in style.events(piece)]
     closing: Json = {}
     if call.asked.include_usage:
         closing["usage"] = _usage(generation.usage)
@@ -97,13 +111,13 @@ async def _events(call: Call, generation: Generation, style: Style) -> AsyncGene
 
 
 async def _send_document(call: Call, generation: Generation, style: Style, send: Send) -> None:
-    deltas: dict[int, list[Delta]] = {}
+    parts: dict[int, list[Piece]] = {}
     async with aclosing(generation.pieces()) as source:
         async for pieces in source:
-            for choice, delta in pieces:
-                deltas.setdefault(choice, []).append(delta)
+            for piece in pieces:
+                parts.setdefault(piece.choice, []).append(piece)
     body = call.head(style.document_kind)
-    body["choices"] = [style.choice(choice, merged(deltas[choice])) for choice in sorted(deltas)]
+    body["choices"] = [style.choice(merged(parts[choice])) for choice in sorted(parts)]
     body["usage"] = _usage(generation.usage)
     if call.asked.want_receipt:
         body["redline"] = generation.receipt

@@ -1,8 +1,8 @@
-"""The request bodies of the API, as records that forbid what they do not know.
+"""Request bodies, as records that forbid what they do not know: the ground that every endpoint's own records stand on.
 
-Every field of the OpenAI API is here: honoured, accepted because it cannot change the answer, or known and refused by
-name (`_unbuilt` of each record says which). Fields beyond that API are marked as extensions. null means absent. Knows
-how a body reads, not what it does: parameters.py turns it into `SamplingParams`. Open `decode` first.
+Every field of an API is there: honoured, accepted because it cannot change the answer, or known and refused by name
+(`_unbuilt` of each record says which). Fields beyond that API are marked as extensions. null means absent. Knows how a
+body reads, not what it does. Open `decode` first; the bodies of the endpoints lie in `*_schema.py`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     _unbuilt: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def refuse_unbuilt(self, path: str = "") -> None:
-        """Raise UnsupportedField for the first field that asks for what is not built."""
+        """Raise UnsupportedField for the first field that asks for what is not built, in this record or one inside it."""
         for name, harmless in self._unbuilt.items():
             value = getattr(self, name)
             if value is not None and value not in harmless:
                 only = " or ".join(msgspec.json.encode(value).decode() for value in harmless)
                 hint = f"leave it out, or send {only}" if harmless else "leave it out"
                 raise UnsupportedField(f"{path}{name} is not supported", hint=hint, param=f"{path}{name}")
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Record):
+                value.refuse_unbuilt(f"{path}{name}.")
+            elif isinstance(value, list):
+                for i, item in enumerate(value):
+                    if isinstance(item, Record):
+                        item.refuse_unbuilt(f"{path}{name}[{i}].")
 
 
 class StreamOptions(Record, frozen=True, kw_only=True):
@@ -41,41 +49,8 @@ class StreamOptions(Record, frozen=True, kw_only=True):
     _unbuilt = {"include_obfuscation": (False,)}
 
 
-class ContentPart(Record, frozen=True, kw_only=True):
-    type: str
-    text: str | None = None
-    image_url: Any = None
-    input_audio: Any = None
-    file: Any = None
-    refusal: Any = None
-    prompt_cache_breakpoint: Any = None  # where a cached prefix ends; ours are found without being told
-
-
-class Message(Record, frozen=True, kw_only=True):
-    role: str
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: Any = None
-    tool_call_id: Any = None
-    function_call: Any = None
-    reasoning_content: Any = None
-    audio: Any = None
-    refusal: Any = None
-    annotations: Any = None
-
-    _unbuilt = {
-        "tool_calls": ([],),
-        "tool_call_id": (),
-        "function_call": (),
-        "reasoning_content": (),
-        "audio": (),
-        "refusal": (),
-        "annotations": ([],),
-    }
-
-
 class Body(Record, frozen=True, kw_only=True):
-    """What chat completions and completions share."""
+    """What every body that asks for an answer shares."""
 
     model: str | None = None
     stream: bool | None = None
@@ -115,60 +90,7 @@ class Body(Record, frozen=True, kw_only=True):
     redline: bool | None = None  # answer with the request's receipt
 
 
-class ChatBody(Body, frozen=True, kw_only=True):
-    messages: list[Message]
-    max_completion_tokens: Int | None = None
-    logprobs: bool | None = None
-    top_logprobs: Int | None = None
-
-    # Extensions.
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-    # Known and not built.
-    tools: Any = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
-    functions: Any = None
-    function_call: Any = None
-    response_format: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
-    moderation: Any = None
-
-    _unbuilt = {
-        "tools": ([],),
-        "tool_choice": ("none",),
-        "parallel_tool_calls": (),
-        "functions": ([],),
-        "function_call": ("none",),
-        "response_format": ({"type": "text"},),
-        "modalities": (["text"],),
-        "audio": (),
-        "prediction": (),
-        "web_search_options": (),
-        "reasoning_effort": (),
-        "verbosity": (),
-        "moderation": (),
-    }
-
-
-class CompletionBody(Body, frozen=True, kw_only=True):
-    prompt: str | list[str | Int | list[Int]]  # one kind of item in a list: parameters.py sees to that
-    echo: bool | None = None
-    logprobs: Int | None = None
-    best_of: Int | None = None
-    suffix: Any = None
-
-    _unbuilt = {"suffix": ("",)}
-
-
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=Record)
 
 _PLACE = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[\w.\[\]]*)`", re.DOTALL)
 _FIELD = re.compile(r"Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
@@ -187,24 +109,7 @@ def decode(data: bytes, kind: type[B]) -> B:
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
     body.refuse_unbuilt()
-    if body.stream_options is not None:
-        body.stream_options.refuse_unbuilt("stream_options.")
-    if isinstance(body, ChatBody):
-        _refuse_unbuilt_messages(body.messages)
     return body
-
-
-def _refuse_unbuilt_messages(messages: list[Message]) -> None:
-    for i, message in enumerate(messages):
-        message.refuse_unbuilt(f"messages[{i}].")
-        for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            path = f"messages[{i}].content[{j}]"
-            if part.type != "text":
-                raise UnsupportedField(
-                    f"{path}: parts of type {quoted(part.type)} are not supported", hint="send text", param=path
-                )
-            if part.text is None:
-                raise InvalidRequest(f"{path}.text is required", param=f"{path}.text")
 
 
 def quoted(text: str) -> str:
@@ -216,7 +121,7 @@ def _short(text: str, most: int = MAX_SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _invalid(complaint: str, kind: type[Body]) -> InvalidRequest:
+def _invalid(complaint: str, kind: type[Record]) -> InvalidRequest:
     """msgspec's sentence about a body as ours: the path first, which is also `param`."""
     match = _PLACE.fullmatch(complaint)
     what, path = (match["what"], match["path"]) if match else (complaint, "")

@@ -9,8 +9,9 @@ import pytest
 
 from redline.engine.message import EngineInfo
 from redline.errors import ContextTooLong, InvalidRequest, UnsupportedField, UserError
+from redline.server.chat_schema import ChatBody, Message
+from redline.server.completion_schema import CompletionBody
 from redline.server.parameters import fit, parameters_of, sampling_of
-from redline.server.schema import ChatBody, CompletionBody, Message
 from redline.types import SamplingParams
 
 INFO = EngineInfo(

@@ -10,7 +10,9 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.completion_create_params import CompletionCreateParamsNonStreaming
 
 from redline.errors import InvalidRequest, UnsupportedField
-from redline.server.schema import Body, ChatBody, CompletionBody, decode
+from redline.server.chat_schema import ChatBody
+from redline.server.completion_schema import CompletionBody
+from redline.server.schema import Body, decode
 
 USER = {"role": "user", "content": "hi"}
 
