@@ -54,6 +54,9 @@ def check_case(spec: OpSpec, run: Callable[..., Any], dtype: str, case: Mapping[
     assert len(results) == len(expected)
     for number, (want, got) in enumerate(zip(expected, results, strict=True)):
         assert got.device.type == device.type
+        if spec.mutates:  # free slots of a cache stay NaN
+            free = want.isnan() & got.isnan()
+            want, got = want.masked_fill(free, 0.0), got.masked_fill(free, 0.0)
         check(f"{spec.name}[{number}] {dict(case)}", want, got, spec.tolerance, dtype)
     for name, value in before.items():
         if name not in spec.mutates:

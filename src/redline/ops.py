@@ -152,11 +152,59 @@ OPS: dict[str, Op] = {
             flops=lambda a: 4 * a["B"] * visible_pairs(a["Q"], a["C"], a["W"]) * a["N"] * a["H"],
         ),
         Op(
+            "decode_attention",
+            {"B": "sequences", "C": "keys each sees, the new one included", "N": "query heads"}
+            | _PAGE_AXES
+            | {"W": "sliding window, 0 for none"},
+            read_bytes=lambda a, d: (
+                a["B"] * ((a["N"] + 2 * a["K"]) + 2 * (visible_keys(1, a["C"], a["W"]) - 1) * a["K"]) * a["H"] * ELEMENT_BYTES[d]
+            ),
+            write_bytes=lambda a, d: a["B"] * (a["N"] + 2 * a["K"]) * a["H"] * ELEMENT_BYTES[d],
+            flops=lambda a: 4 * a["B"] * visible_keys(1, a["C"], a["W"]) * a["N"] * a["H"],
+        ),
+        Op(
+            "norm_linear",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: _size(a, "N", "K") * ELEMENT_BYTES[d] + 4 * (_size(a, "T", "K") + a["K"]),
+            write_bytes=lambda a, d: _size(a, "T", "N") * ELEMENT_BYTES[d],
+            flops=lambda a: 2 * _size(a, "T", "N", "K") + 4 * _size(a, "T", "K"),
+        ),
+        Op(
+            "project",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: 4 * _size(a, "T", "N"),
+            flops=lambda a: 2 * _size(a, "T", "N", "K"),
+        ),
+        Op(
+            "norm_gated",
+            {"T": "rows", "F": "ffn size", "K": "inputs"},
+            read_bytes=lambda a, d: 2 * _size(a, "F", "K") * ELEMENT_BYTES[d] + 4 * (_size(a, "T", "K") + a["K"]),
+            write_bytes=lambda a, d: _size(a, "T", "F") * ELEMENT_BYTES[d],
+            flops=lambda a: 4 * _size(a, "T", "F", "K") + 4 * _size(a, "T", "K"),
+        ),
+        Op(
+            "linear_add",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d] + 4 * _size(a, "T", "N"),
+            write_bytes=lambda a, d: 4 * _size(a, "T", "N"),
+            flops=lambda a: 2 * _size(a, "T", "N", "K"),
+        ),
+        Op(
             "sample",
             {"B": "rows", "V": "vocabulary"},
             read_bytes=lambda a, d: 4 * _size(a, "B", "V"),
             write_bytes=lambda a, d: 8 * a["B"],
             flops=lambda a: 2 * _size(a, "B", "V"),
+            dtypes=("f32",),
+        ),
+        Op(
+            "apply_mask",
+            {"R": "rows of logits", "B": "rows that are masked", "V": "vocabulary"},
+            # The least it must write depends on the mask; where little is allowed it is nearly all.
+            read_bytes=lambda a, d: a["B"] * (4 * -(-a["V"] // 32) + 8),
+            write_bytes=lambda a, d: 4 * _size(a, "B", "V"),
+            flops=lambda a: 0,
             dtypes=("f32",),
         ),
         Op(

@@ -56,3 +56,16 @@ def test_every_variant_in_float32(name: str, tmp_path: Path) -> None:
     for want, got in zip(expected_logits(reference), PagedSequences(model, PROMPTS).run(whole(PROMPTS)), strict=True):
         if len(want) >= CASES[name].shortest:
             check(name, want, got.cpu(), "model", "f32")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize("head_size", HEAD_SIZES)
+@pytest.mark.parametrize("name", ["llama", "llama_tied_biases", "mistral", "qwen2", "qwen3", "mixtral"])
+def test_one_sequence_in_few_kernels(name: str, head_size: int, dtype: str, tmp_path: Path) -> None:
+    """One new token at a time takes the fused kernels: the same truth, the same table."""
+    case = dataclasses.replace(CASES[name], settings={**CASES[name].settings, "head_dim": head_size})
+    reference = reference_model(case, DTYPES[dtype])
+    model = redline_model(reference, tmp_path, DTYPES[dtype], "cuda")
+    expected = expected_logits(reference)[0]
+    got = PagedSequences(model, PROMPTS[:1]).run(chunked(PROMPTS[:1], chunk=9, decodes=25))[0]
+    check(name, expected, got.cpu(), "model", dtype)

@@ -16,7 +16,7 @@ __all__ = ["all_specs"]
 
 def all_specs() -> dict[str, OpSpec]:
     """Every op of the room by name: what tests, benchmarks and the generated documentation iterate over."""
-    from redline.kernels import activation, attention, kv_write, norm, penalties, rope, sample
+    from redline.kernels import activation, attention, decode_attention, gemv, kv_write, mask, norm, penalties, rope, sample
 
     specs = (
         norm.RMS_NORM,
@@ -27,7 +27,13 @@ def all_specs() -> dict[str, OpSpec]:
         kv_write.WRITE_KV,
         kv_write.COPY_PAGES,
         attention.SPEC,
+        decode_attention.SPEC,
+        gemv.PROJECT,
+        gemv.NORM_LINEAR,
+        gemv.NORM_GATED,
+        gemv.LINEAR_ADD,
         sample.SPEC,
         penalties.SPEC,
+        mask.SPEC,
     )
     return {spec.name: spec for spec in specs}

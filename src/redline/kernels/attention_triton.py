@@ -80,10 +80,10 @@ def choose_tiling(rows: int, padded_size: int, dtype: torch.dtype, device: Devic
     return next((tiling for tiling in candidates if tiling.shared_bytes(padded_size, 2) <= room), candidates[-1])
 
 
-def choose_splits(programs: int, max_context: int, processors: int) -> int:
+def choose_splits(programs: int, max_context: int, processors: int, tokens_per_split: int = TOKENS_PER_SPLIT) -> int:
     """Over how many programs to split each sequence's keys, when `programs` run without splitting."""
     wanted = ceil_div(PROGRAMS_PER_PROCESSOR * processors, max(1, programs))
-    return max(1, min(wanted, ceil_div(max_context, TOKENS_PER_SPLIT), MAX_SPLITS))
+    return max(1, min(wanted, ceil_div(max_context, tokens_per_split), MAX_SPLITS))
 
 
 def paged_attention(

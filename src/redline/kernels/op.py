@@ -29,8 +29,8 @@ class OpSpec:
     """One op with everything needed to run and judge it.
 
     `make_inputs(axes, dtype, device, seed)` gives keyword arguments that `reference` and `run` both take. The reference
-    returns its results in float32 (or as integers) and changes nothing; `run` either returns its results or, for an op that
-    works in place, changes the arguments named in `mutates`. `triton` is "module:function" with the signature of `run`.
+    returns its results in float32 (or as integers) and changes nothing; `run` returns its results, and what it changes in place
+    are further ones: the arguments named in `mutates`. `triton` is "module:function" with the signature of `run`.
     """
 
     op: Op
@@ -58,9 +58,8 @@ class OpSpec:
         """The results of `run` (the wrapper or the Triton launcher) on `inputs`, in the order of the reference's.
         Works on the inputs themselves: an op in place changes them."""
         returned = run(**inputs)
-        if self.mutates:
-            return tuple(tensor for name in self.mutates for tensor in _as_tuple(inputs[name]))
-        return _as_tuple(returned)
+        changed = tuple(tensor for name in self.mutates for tensor in _as_tuple(inputs[name]))
+        return changed if returned is None else (*_as_tuple(returned), *changed)
 
 
 def _as_tuple(value: Tensor | list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -20,6 +20,8 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "elementwise": {"f32": 1e-6, "bf16": 4e-3, "f16": 5e-4},
     # As above, with an inner result rounded to the element type too (torch's activations on a CPU).
     "activation": {"f32": 1e-6, "bf16": 8e-3, "f16": 1e-3},
+    # Sums over a row of inputs, in any order; one rounding of the result.
+    "product": {"f32": 5e-6, "bf16": 4e-3, "f16": 5e-4},
     # Sums over the context; the probabilities are rounded to the element type before they meet V.
     "attention": {"f32": 5e-6, "bf16": 5e-3, "f16": 8e-4},
     # Logits of a whole model against the same model in float32.

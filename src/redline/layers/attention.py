@@ -9,6 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from redline.kernels.attention import paged_attention
+from redline.kernels.decode_attention import decode_attention
+from redline.kernels.gemv import linear_add, norm_linear
+from redline.kernels.heads import HeadPreparation
 from redline.kernels.kv_write import write_kv
 from redline.kernels.rope import rotate
 from redline.layers.batch import Batch
@@ -45,6 +48,18 @@ class Attention:
         write_kv(k_TKH, v_TKH, k_cache_PSKH, v_cache_PSKH, batch.slots_T)
         o_TNH = paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, batch.ragged, self._scale, self._window)
         return self.out(o_TNH.flatten(1))
+
+    def decode(self, stream_TD: Tensor, norm: RMSNorm, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> None:
+        """Add the attention of the normalised stream to it, in three kernels: one row, one rank."""
+        qkv_TM = norm_linear(stream_TD, norm.weight_D, norm.eps, self.qkv.weight_NK, self.qkv.bias_N)
+        o_TNH = decode_attention(qkv_TM, k_cache_PSKH, v_cache_PSKH, batch.ragged, self._preparation, self._scale, self._window)
+        linear_add(o_TNH.flatten(1), self.out.weight_NK, stream_TD, self.out.bias_N)
+
+    @property
+    def _preparation(self) -> HeadPreparation:
+        if self.q_norm is None or self.k_norm is None:
+            return HeadPreparation(None, None, 0.0, self._cos_sin_LH)
+        return HeadPreparation(self.q_norm.weight_D, self.k_norm.weight_D, self.q_norm.eps, self._cos_sin_LH)
 
     def slots(self, prefix: str) -> Slots:
         yield from self.qkv.slots(prefix)

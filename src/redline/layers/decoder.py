@@ -26,15 +26,28 @@ class FeedForward(Protocol):
 
     def __call__(self, x_TD: Tensor) -> Tensor: ...
 
+    @property
+    def fuses(self) -> bool: ...
+
+    def decode(self, stream_TD: Tensor, norm: RMSNorm) -> None: ...
+
     def slots(self, prefix: str) -> Slots: ...
 
 
 class Block(Protocol):
-    """One layer: takes and gives the residual stream as (hidden, residual); their sum is its value."""
+    """One layer: takes and gives the residual stream as (hidden, residual); their sum is its value.
+
+    `decode` does the same for a step of one token, to the stream itself, in the fewest kernels; only where `fuses` says so.
+    """
 
     def __call__(
         self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
     ) -> tuple[Tensor, Tensor]: ...
+
+    @property
+    def fuses(self) -> bool: ...
+
+    def decode(self, stream_TD: Tensor, batch: Batch, k_cache: Tensor, v_cache: Tensor) -> None: ...
 
     def slots(self, prefix: str) -> Slots: ...
 
@@ -53,6 +66,14 @@ class PreNormBlock:
         x_TD, stream_TD = self.attention_norm.add(hidden_TD, residual_TD)
         x_TD, stream_TD = self.ffn_norm.add(self.attention(x_TD, batch, k_cache, v_cache), stream_TD)
         return self.feed_forward(x_TD), stream_TD
+
+    @property
+    def fuses(self) -> bool:
+        return self.feed_forward.fuses
+
+    def decode(self, stream_TD: Tensor, batch: Batch, k_cache: Tensor, v_cache: Tensor) -> None:
+        self.attention.decode(stream_TD, self.attention_norm, batch, k_cache, v_cache)
+        self.feed_forward.decode(stream_TD, self.ffn_norm)
 
     def slots(self, prefix: str) -> Slots:
         yield from self.attention_norm.slots(f"{prefix}.input_layernorm")
@@ -76,6 +97,13 @@ class SandwichBlock:
         x_TD = self.after_attention(self.attention(x_TD, batch, k_cache, v_cache))
         x_TD, stream_TD = self.ffn_norm.add(x_TD, stream_TD)
         return self.after_ffn(self.feed_forward(x_TD)), stream_TD
+
+    @property
+    def fuses(self) -> bool:
+        return False
+
+    def decode(self, stream_TD: Tensor, batch: Batch, k_cache: Tensor, v_cache: Tensor) -> None:
+        raise NotImplementedError("its outputs are normalised before they are added")
 
     def slots(self, prefix: str) -> Slots:
         yield from self.attention_norm.slots(f"{prefix}.input_layernorm")
@@ -109,14 +137,30 @@ class Decoder:
             for i in range(shape.num_layers)
         ]
         self.norm = RMSNorm(shape.hidden_size, shape.norm_eps, shape.norm_offset, place)
+        self._fuses = place.ranks.size == 1 and all(block.fuses for block in self.blocks)
         self.head = Head(shape.vocab_size, shape.hidden_size, place, self.embed if shape.tie_embeddings else None)
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Final hidden states of the batch's tokens, [T, D]; writes their keys and values into the cache."""
+        if self.runs_fused(batch):
+            return self.decode(batch, cache)
         hidden_TD, residual_TD = self.embed(batch.tokens_T), None
         for block, k_cache, v_cache in zip(self.blocks, cache.k, cache.v, strict=True):
             hidden_TD, residual_TD = block(hidden_TD, residual_TD, batch, k_cache, v_cache)
         return self.norm.add(hidden_TD, residual_TD)[0]
+
+    def runs_fused(self, batch: Batch) -> bool:
+        """Whether `forward` takes the way of few kernels: on a GPU, for one sequence with one new token. With more rows
+        cuBLAS is faster than those kernels."""
+        return self._fuses and batch.tokens_T.is_cuda and len(batch.tokens_T) == len(batch.ragged.context_B) == 1
+
+    def decode(self, batch: Batch, cache: KVCache) -> Tensor:
+        """`forward` for one new token, in the fewest kernels."""
+        hidden_TD = self.embed(batch.tokens_T)
+        stream_TD = hidden_TD.float()
+        for block, k_cache, v_cache in zip(self.blocks, cache.k, cache.v, strict=True):
+            block.decode(stream_TD, batch, k_cache, v_cache)
+        return self.norm(stream_TD).to(hidden_TD.dtype)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """float32 [R, V] of chosen rows of `forward`'s result."""

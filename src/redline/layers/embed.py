@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redline.kernels.gemv import project
 from redline.layers.linear import linear
 from redline.layers.weights import Place, Slot, Slots
 
@@ -38,6 +39,8 @@ class Head:
 
     def __call__(self, hidden_RD: Tensor) -> Tensor:
         """float32 [R, V], computed in the model's type."""
+        if hidden_RD.is_cuda and len(hidden_RD) == 1:
+            return project(hidden_RD, self.weight_VD)
         return linear(hidden_RD, self.weight_VD).float()
 
     def slots(self, prefix: str) -> Slots:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from redline.kernels.activation import gelu_tanh_mul, silu_mul
+from redline.kernels.gemv import linear_add, norm_gated
 from redline.layers.linear import ColumnLinear, RowLinear
+from redline.layers.norm import RMSNorm
 from redline.layers.weights import Place, Slots
 from redline.shapes import ModelShape
 
@@ -28,6 +30,17 @@ class Mlp:
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         return self.down(self._activate(self.gate_up(x_TD)))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether `decode` can be used: the fused gate takes no bias."""
+        return self.gate_up.bias_N is None
+
+    def decode(self, stream_TD: Tensor, norm: RMSNorm) -> None:
+        """Add the feed-forward of the normalised stream to it, in two kernels: one row, one rank."""
+        gelu = self._activate is gelu_tanh_mul
+        inner_TF = norm_gated(stream_TD, norm.weight_D, norm.eps, self.gate_up.weight_NK, gelu)
+        linear_add(inner_TF, self.down.weight_NK, stream_TD, self.down.bias_N)
 
     def slots(self, prefix: str) -> Slots:
         yield from self.gate_up.slots(prefix)

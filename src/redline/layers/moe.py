@@ -12,6 +12,7 @@ from torch import Tensor
 
 from redline.layers.linear import linear
 from redline.layers.mlp import GATED
+from redline.layers.norm import RMSNorm
 from redline.layers.weights import Place, Slot, Slots
 from redline.shapes import ModelShape
 
@@ -49,6 +50,15 @@ class Moe:
         # Back in token order the sum over a token's experts has a fixed order; index_add_ would have none on a GPU.
         y_TCD = torch.empty_like(y_sorted).index_copy_(0, order, y_sorted)
         return self._ranks.all_reduce(y_TCD.view(*experts_TC.shape, -1).sum(1))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether `decode` can be used."""
+        return True
+
+    def decode(self, stream_TD: Tensor, norm: RMSNorm) -> None:
+        """Add the feed-forward of the normalised stream to it."""
+        stream_TD += self(norm(stream_TD).to(self.router_ED.dtype))
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """(weights, experts), both [T, C], best first: softmax over all experts in float32, then the C best."""

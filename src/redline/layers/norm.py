@@ -17,11 +17,11 @@ class RMSNorm:
 
     def __init__(self, size: int, eps: float, offset: float, place: Place):
         self.weight_D = place.empty(size, dtype=torch.float32)
-        self._eps = eps
+        self.eps = eps
         self._offset = offset
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        return rms_norm(x_TD, self.weight_D, self._eps)
+        return rms_norm(x_TD, self.weight_D, self.eps)
 
     def add(self, x_TD: Tensor, residual_TD: Tensor | None) -> tuple[Tensor, Tensor]:
         """(norm(x + residual), x + residual); no residual yet: (norm(x), x).
@@ -30,8 +30,8 @@ class RMSNorm:
         round away comes back as a third of the whole model's error.
         """
         if residual_TD is None:
-            return rms_norm(x_TD, self.weight_D, self._eps), x_TD.float()
-        return add_rms_norm(x_TD, residual_TD, self.weight_D, self._eps)
+            return rms_norm(x_TD, self.weight_D, self.eps), x_TD.float()
+        return add_rms_norm(x_TD, residual_TD, self.weight_D, self.eps)
 
     def slots(self, prefix: str) -> Slots:
         yield f"{prefix}.weight", Slot(self.weight_D, tuple(self.weight_D.shape), offset=self._offset)

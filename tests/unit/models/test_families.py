@@ -22,6 +22,8 @@ from families import (
 )
 from paging import PagedSequences, chunked, whole
 from redline.kernels.tolerance import check
+from redline.layers.batch import Batch
+from redline.layers.decoder import Decoder
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -34,6 +36,26 @@ def test_logits_equal_transformers_whole_and_chunked(name: str, tmp_path: Path) 
         for want, got in zip(expected, PagedSequences(model, PROMPTS).run(steps), strict=True):
             if len(want) >= CASES[name].shortest:
                 check(name, want, got, "model", "f32")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("gemma3")])
+def test_steps_of_few_kernels_give_the_same_logits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that a GPU takes with few sequences, here through the kernels' torch twins: every family that has it."""
+    fused = []
+
+    def runs_fused(model: Decoder, batch: Batch) -> bool:
+        fused.append(model._fuses and batch.ragged.max_query == 1 and len(batch.tokens_T) == len(batch.ragged.context_B))
+        return fused[-1]
+
+    monkeypatch.setattr(Decoder, "runs_fused", runs_fused)
+    reference = reference_model(CASES[name])
+    model = redline_model(reference, tmp_path)
+    for want, got in zip(
+        expected_logits(reference), PagedSequences(model, PROMPTS).run(chunked(PROMPTS, chunk=5, decodes=7)), strict=True
+    ):
+        if len(want) >= CASES[name].shortest:
+            check(name, want, got, "model", "f32")
+    assert sum(fused) >= 5 or CASES[name].settings.get("mlp_bias"), "no step took that way"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
