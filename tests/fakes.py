@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from redline.engine.request import Sequence
+from redline.engine.request import Follow, Sampled, Sequence
 from redline.engine.scheduler import Plan, Scheduler
 from redline.types import Finish, Request
 
@@ -38,8 +38,19 @@ def next_token(tokens: list[int], choice: int) -> int:
     return hash((history_of("", tokens), choice)) % VOCABULARY
 
 
+def follow(tokens: list[int]) -> Follow:
+    """The fake grammar: what must come after `tokens`, a function of the whole history. Stop ids may be among it."""
+    state = chain(history_of("", tokens), 1 << 20)
+    forced = [(state >> 8 * i) % VOCABULARY for i in range(1 + state % 4)] if state % 3 == 0 else []
+    return Follow(forced, state % 41 == 0)
+
+
 def expected_answer(request: Request, choice: int, limit: int) -> tuple[list[int], Finish]:
     """What a choice must answer, computed without any engine; `limit` is the longest prompt and answer together."""
+    if request.pooling is not None:
+        return [], "stop"
+    if request.grammar is not None:
+        return _constrained_answer(request, choice, limit)
     sampling = request.sampling
     stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS,))}
     tokens = list(request.prompt)
@@ -53,6 +64,31 @@ def expected_answer(request: Request, choice: int, limit: int) -> tuple[list[int
             return answer, "length"
 
 
+def _constrained_answer(request: Request, choice: int, limit: int) -> tuple[list[int], Finish]:
+    """Token by token: after each sampled one, and at the beginning, the grammar may dictate some, or the end."""
+    sampling = request.sampling
+    stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS,))}
+    most = min(limit - len(request.prompt), sampling.max_tokens or limit)
+    answer: list[int] = []
+    told = follow(request.prompt)
+    while True:
+        for number, token in enumerate(told.forced):
+            if len(answer) == most:
+                return answer, "length"
+            answer.append(token)
+            if token in stops and len(answer) > sampling.min_tokens:
+                return answer, "stop"
+            assert number < 4
+        if told.complete:
+            return answer, "stop"
+        if len(answer) == most:
+            return answer, "length"
+        answer.append(next_token(request.prompt + answer, choice))
+        if answer[-1] in stops and len(answer) > sampling.min_tokens:
+            return answer, "stop"
+        told = follow(request.prompt + answer)
+
+
 @dataclass
 class _Row:
     """One line of the device tables: token table, page table, and the KV that its history should have."""
@@ -61,6 +97,7 @@ class _Row:
     salt: str
     contents: list[int] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
+    pooled: list[int] = field(default_factory=list)  # contents that went into a mean since one began
 
     def content(self, position: int) -> int:
         while len(self.contents) <= position:
@@ -88,6 +125,7 @@ class FakeDevice:
         self._copy(plan)
         self._upload(plan)
         self._write(plan)
+        self._pool(plan)
         return self._attend_and_sample(plan)
 
     def fail(self, plan: Plan) -> None:
@@ -113,6 +151,9 @@ class FakeDevice:
             if entry.fresh:
                 self._rows[entry.row] = _Row(list(entry.sequence.tokens), entry.sequence.request.cache_salt)
             row = self._rows[entry.row]
+            if entry.upload_from is not None:
+                row.tokens[entry.upload_from :] = entry.sequence.tokens[entry.upload_from :]
+                del row.contents[entry.upload_from :]
             row.pages[entry.first_new :] = entry.pages[entry.first_new :]
             assert row.pages == entry.pages, "the row's page table is stale"
 
@@ -126,6 +167,15 @@ class FakeDevice:
                 assert (page, offset) not in written, "two sequences write to one slot"
                 written.add((page, offset))
                 self._pages[page][offset] = row.content(position)
+
+    def _pool(self, plan: Plan) -> None:
+        for entry in plan.entries:
+            if entry.sequence.request.pooling == "mean":
+                row = self._rows[entry.row]
+                if entry.start == 0:
+                    row.pooled = []
+                row.pooled += [row.content(position) for position in range(entry.start, entry.start + entry.count)]
+                assert not entry.pools or row.pooled == row.contents, "a mean is not that of the whole prompt"
 
     def _attend_and_sample(self, plan: Plan) -> list[int]:
         sampled: list[int] = []
@@ -162,9 +212,11 @@ class FakeLoop:
         self.now = 0.0
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[tuple[str, int], Finish] = {}
+        self.forced = 0  # tokens that a grammar dictated
         self._lag = lag
         self._meanwhile = meanwhile
         self._fails = fails
+        self._held: dict[str, tuple[float, Request]] = {}  # requests whose grammar is compiled at a time to come
         self._launched: deque[tuple[Plan, list[int]]] = deque()
 
     @property
@@ -175,6 +227,10 @@ class FakeLoop:
         self.now += 1.0
         for ended in self.scheduler.expire(self.now):
             self._end(ended.sequence, ended.finish)
+        for request_id in [request_id for request_id, (due, _) in self._held.items() if due <= self.now]:
+            _, request = self._held.pop(request_id)
+            for known in self.scheduler.release(request_id, follow(request.prompt)):
+                self._tell(known)
         plan = self.scheduler.plan()
         self._meanwhile()
         if plan is not None and self._fails(plan):
@@ -182,10 +238,15 @@ class FakeLoop:
             self._abandon(plan)
         elif plan is not None:
             self._launched.append((plan, self.device.launch(plan)))
-        assert plan is not None or self._launched or not self.scheduler.has_work, "the scheduler is stuck"
+        waits = plan is not None or self._launched or self._held
+        assert waits or not self.scheduler.has_work, "the scheduler is stuck"
         while len(self._launched) > (self._lag if plan is not None else 0):
             self._apply(*self._launched.popleft())
         return plan
+
+    def hold(self, request: Request, steps: int) -> None:
+        """The grammar of `request`, which was added, is compiled so many steps later."""
+        self._held[request.id] = self.now + steps, request
 
     def run(self, most_steps: int = 100_000) -> None:
         """Step until nothing is left to do."""
@@ -200,13 +261,21 @@ class FakeLoop:
             self._end(ended.sequence, ended.finish)
 
     def _apply(self, plan: Plan, tokens: list[int]) -> None:
-        for known in self.scheduler.apply(plan, tokens):
-            key = known.sequence.request.id, known.sequence.index
-            assert key not in self.ends, f"{key} goes on after its end"
-            assert tokens[known.sample] == known.token
-            self.answers.setdefault(key, []).append(known.token)
-            if known.finish is not None:
-                self._end(known.sequence, known.finish)
+        for pooled in self.scheduler.apply_pooled(plan):
+            assert plan.entries[pooled.entry].sequence is pooled.sequence
+            self._end(pooled.sequence, "stop")
+        for known in self.scheduler.apply(plan, tokens, lambda sequence, token: follow(sequence.tokens)):
+            assert known.sample is not None and tokens[known.sample] in known.tokens
+            self._tell(known)
+
+    def _tell(self, known: Sampled) -> None:
+        key = known.sequence.request.id, known.sequence.index
+        assert key not in self.ends, f"{key} goes on after its end"
+        assert known.first == (key not in self.answers)
+        self.forced += len(known.tokens) - (known.sample is not None)
+        self.answers.setdefault(key, []).extend(known.tokens)
+        if known.finish is not None:
+            self._end(known.sequence, known.finish)
 
     def _abandon(self, plan: Plan) -> None:
         for ended in self.scheduler.abandon(plan):

@@ -6,7 +6,11 @@
     │   │   └── ContextTooLong    400  prompt and answer do not fit the context
     │   ├── UnsupportedField      400  understood, and refused by name
     │   ├── TemplateError         400  the chat template refused, looped or wrote too much
-    │   ├── Unauthorized          401
+    │   ├── Unauthorized          401  no key, or an unknown one (InvalidKey), or one that was mistyped (MalformedKey), is
+    │   │   └── InvalidKey ...    401  over (ExpiredKey) or was taken back (RevokedKey)
+    │   ├── Forbidden             403  the key is good and does not allow this
+    │   ├── RateLimited           429  the key's budget is used up; retry after `retry_after_s`
+    │   │   └── OverLimit         429  more than the key's whole budget: no retry helps
     │   ├── NotFound              404  no such model, route or object
     │   ├── SlowBody              408  the request body took too long to arrive
     │   ├── TooLarge              413  the request body or a part of it
@@ -18,8 +22,10 @@
     └── EngineError               ours (CLI exit 1)
         ├── Overloaded            429  the queue is full; retry after `retry_after_s`
         ├── DeadlineExceeded      504
-        ├── NotReady              503  the engine is loading; retry
+        ├── NotReady              503  the engine is loading, starting again or stuck; retry after `retry_after_s`
         ├── EngineDead            503  the engine process ended; retry
+        ├── Draining              503  the server is about to end; retry elsewhere
+        ├── StorageFull           507  the disk has no room for what is to be kept
         └── InternalError         500
 
 A class says its HTTP status, a stable `code`, whether a retry can help, and carries one hint: the next step to take.
@@ -76,6 +82,38 @@ class TemplateError(UserError):
 class Unauthorized(UserError):
     status = 401
     code = "unauthorized"
+
+
+class InvalidKey(Unauthorized):
+    code = "invalid_api_key"
+
+
+class MalformedKey(InvalidKey):
+    code = "malformed_api_key"
+
+
+class ExpiredKey(InvalidKey):
+    code = "expired_api_key"
+
+
+class RevokedKey(InvalidKey):
+    code = "revoked_api_key"
+
+
+class Forbidden(UserError):
+    status = 403
+    code = "forbidden"
+
+
+class RateLimited(UserError):
+    status = 429
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
+class OverLimit(RateLimited):
+    code = "request_over_limit"
+    retryable = False
 
 
 class NotFound(UserError):
@@ -142,6 +180,17 @@ class EngineDead(EngineError):
     status = 503
     code = "engine_dead"
     retryable = True
+
+
+class Draining(EngineError):
+    status = 503
+    code = "draining"
+    retryable = True
+
+
+class StorageFull(EngineError):
+    status = 507
+    code = "storage_full"
 
 
 class InternalError(EngineError):

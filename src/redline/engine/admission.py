@@ -21,6 +21,7 @@ class Limits:
     max_num_batched_tokens: int  # tokens of one step, prefill and decode together
     max_model_len: int  # prompt and answer of one sequence
     max_queued_requests: int  # requests that may wait for their first step
+    max_position: int = 0  # tokens that the model itself can tell apart; 0: not known
 
     def __post_init__(self) -> None:
         for name, least in (("max_num_seqs", 1), ("max_num_batched_tokens", 1), ("max_model_len", 2), ("max_queued_requests", 1)):
@@ -45,6 +46,8 @@ def token_limit(request: Request, limits: Limits, pool: PagePool) -> int:
     prompt, answer, context = len(request.prompt), request.sampling.max_tokens, limits.max_model_len
     if prompt == 0:
         raise InvalidRequest("the prompt has no tokens", param="prompt")
+    if request.pooling is not None:
+        return _pooling_limit(request, limits, pool)
     if prompt + (answer or 1) > context:
         asked = f"{prompt} prompt tokens and max_tokens {answer} make {prompt + answer}" if answer else f"{prompt} prompt tokens"
         room = (
@@ -52,7 +55,7 @@ def token_limit(request: Request, limits: Limits, pool: PagePool) -> int:
         )
         raise ContextTooLong(
             f"{asked}, but the context is {context} tokens",
-            hint=f"shorten the prompt or raise max_model_len; {room}",
+            hint=f"{_shorter(limits)}; {room}",
             param="prompt" if prompt >= context else "max_tokens",
         )
     needed = pool.pages_for(prompt + (answer or 1) - 1)
@@ -65,3 +68,30 @@ def token_limit(request: Request, limits: Limits, pool: PagePool) -> int:
     if answer is not None:
         return prompt + answer
     return min(context, pool.num_pages * pool.page_size + 1)
+
+
+def _shorter(limits: Limits) -> str:
+    """What helps against a prompt that is too long: a longer context only where the model has one."""
+    more = limits.max_position > limits.max_model_len
+    return "shorten the prompt or raise max_model_len" if more else "shorten the prompt: the model's own context is no longer"
+
+
+def _pooling_limit(request: Request, limits: Limits, pool: PagePool) -> int:
+    """`token_limit` of a request that pools: its vector stands in the place of one answer token, and takes no page."""
+    sampling, prompt = request.sampling, len(request.prompt)
+    if sampling.n != 1 or sampling.prompt_logprobs is not None or request.grammar is not None:
+        raise InvalidRequest(
+            "a request that pools has no answer, so n, prompt_logprobs and grammar mean nothing", param="pooling"
+        )
+    if prompt > limits.max_model_len:
+        raise ContextTooLong(
+            f"{prompt} prompt tokens, but the context is {limits.max_model_len} tokens",
+            hint=_shorter(limits),
+            param="prompt",
+        )
+    if (needed := pool.pages_for(prompt)) > pool.num_pages:
+        raise DoesNotFit(
+            f"{prompt} prompt tokens need {needed} KV pages of {pool.page_size} tokens, the pool has {pool.num_pages}",
+            hint="raise num_pages, kv_cache_memory or gpu_memory_utilization",
+        )
+    return prompt + 1

@@ -6,16 +6,16 @@ Torch-free; knows nothing of HTTP. Open `Answer.push` first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from redline.engine.detok import TextStream
 from redline.tokenizer import Tokenizer
 from redline.types import Chunk, Failure, Finish, Request, TokenLogprob, Usage
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, kw_only=True):  # five times quicker to make than a frozen dataclass
     """What one chunk added to choice `index`. The last delta of a choice carries `finish`, and `usage` with it."""
 
     index: int
@@ -28,21 +28,34 @@ class Delta:
     failure: Failure | None = None
     usage: Usage | None = None
     receipt: dict[str, Any] | None = None
+    embedding: bytes | None = None  # of a request that pools, with its finish
 
 
 class Answer:
     """Choice `index` of `request` while it runs.
 
-    `continues`: the answer goes on in the middle of the prompt's text, so a leading space is part of it.
+    `continues`: the answer goes on in the middle of the prompt's text, so a leading space is part of it. `shown` are special
+    tokens that are part of the text, because somebody reads calls or reasoning by them.
     When a stop string is found the caller must cancel the choice in the engine (`wants_cancel` is true once); the
     engine's last chunk then arrives with finish "abort", which is told as "stop".
     """
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, index: int, *, continues: bool = False):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request: Request,
+        index: int,
+        *,
+        continues: bool = False,
+        shown: frozenset[int] = frozenset(),
+    ):
         self.index = index
         self.finished = False
         self._include_stop = request.sampling.include_stop
-        self._stream = TextStream(tokenizer, request.sampling.stop, include_stop=self._include_stop, continues=continues)
+        verbatim = continues or request.grammar is not None  # a grammar counts every space
+        self._stream = TextStream(
+            tokenizer, request.sampling.stop, include_stop=self._include_stop, continues=verbatim, shown=shown
+        )
         self._num_tokens = 0
         self._stop: str | None = None
         self._cancelled = False
@@ -100,6 +113,7 @@ class Answer:
             failure=chunk.failure if finish == chunk.finish else None,
             usage=chunk.usage and _with_completion(chunk.usage, self._num_tokens),
             receipt=chunk.receipt,
+            embedding=chunk.embedding,
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from redline.engine.pooling import PoolInputs, pool_arrays, pool_inputs
 from redline.engine.request import Sequence
 from redline.engine.scheduler import Entry, Plan
 from redline.kernels.ragged import Ragged
@@ -93,6 +94,7 @@ class StepInputs:
     copy_target: torch.Tensor | None
     sample: SampleInputs | None
     prompt_scores: tuple[PromptScores, ...]
+    pool: PoolInputs | None = None
 
 
 class Shipper:
@@ -193,6 +195,7 @@ class BatchFiller:
         sampling = [(i, entry) for i, entry in enumerate(entries) if entry.samples]
         if sampling:
             arrays |= self._sampling(sampling, arrays["query_start"])
+        arrays |= pool_arrays(entries, arrays["query_start"])
         shipped = self._shipper.ship(arrays)
         starts = arrays["query_start"]
         return StepInputs(
@@ -213,6 +216,7 @@ class BatchFiller:
             copy_target=shipped.get("copy_target"),
             sample=self._sample_inputs(arrays, shipped, sampling) if sampling else None,
             prompt_scores=tuple(_prompt_scores(entries, starts)),
+            pool=pool_inputs(arrays, shipped),
         )
 
     def _layout(self, entries: Seq[Entry]) -> Arrays:
@@ -237,15 +241,18 @@ class BatchFiller:
         }
 
     def _uploads(self, entries: Seq[Entry]) -> Arrays:
-        """Known tokens of new rows, as (row, column, token) triples of the token table."""
-        fresh = [entry for entry in entries if entry.fresh]
-        if not fresh:
+        """Known tokens that the device does not have, as (row, column, token) triples of the token table."""
+        parts = [
+            (entry.row, begin, entry.sequence.tokens[begin:])
+            for entry in entries
+            if (begin := 0 if entry.fresh else entry.upload_from) is not None
+        ]
+        if not parts:
             return {}
-        lengths = [len(entry.sequence.tokens) for entry in fresh]
         return {
-            "upload_rows": np.repeat(np.array([entry.row for entry in fresh], np.int64), lengths),
-            "upload_columns": np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
-            "upload_tokens": np.concatenate([np.array(entry.sequence.tokens, np.int32) for entry in fresh]),
+            "upload_rows": np.repeat(np.array([row for row, _, _ in parts], np.int64), [len(new) for _, _, new in parts]),
+            "upload_columns": np.concatenate([np.arange(begin, begin + len(new), dtype=np.int64) for _, begin, new in parts]),
+            "upload_tokens": np.concatenate([np.array(new, np.int32) for _, _, new in parts]),
         }
 
     def _sampling(self, sampling: Seq[tuple[int, Entry]], query_start: np.ndarray) -> Arrays:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,12 @@ import torch
 from redline import checkpoint as checkpoints
 from redline import env, log
 from redline.checkpoint import Checkpoint
+from redline.checkpoint.opener import tokenizer_for
 from redline.config import AUTO, EngineConfig
 from redline.engine.admission import Limits
 from redline.engine.batch import BatchFiller
+from redline.engine.constraints import Constraints
+from redline.engine.grammar import Compiler, Vocabulary
 from redline.engine.loop import Loop
 from redline.engine.message import EngineInfo
 from redline.engine.pages import PagePool
@@ -105,7 +109,11 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
             thread.close()
         raise
     loop = Loop(
-        runner, _scheduler(checkpoint, resolved), _accounts(checkpoint, resolved, known, identity.name), seed=config.model.seed
+        runner,
+        _scheduler(checkpoint, resolved),
+        _accounts(checkpoint, resolved, known, identity.name),
+        _constraints(checkpoint, config, on_cpu=on_cpu),
+        seed=config.model.seed,
     )
     info = _info(checkpoint, resolved, known, time.monotonic() - began)
     return Engine(loop, info, checkpoint, functools.partial(_call, thread, measure, machine, info.device))
@@ -181,6 +189,7 @@ def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
         max_num_batched_tokens=config.scheduler.max_num_batched_tokens or 0,
         max_model_len=config.model.max_model_len or 0,
         max_queued_requests=config.scheduler.max_queued_requests,
+        max_position=checkpoint.shape.max_position,
     )
     prefix = PrefixCache(pool) if config.cache.enable_prefix_caching else None
     return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids)
@@ -190,6 +199,16 @@ def _accounts(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None
     dtype, shape = resolved.config.model.dtype, checkpoint.shape
     meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes, device)
     return Accounts(meter, shape.sliding_window)
+
+
+def _constraints(checkpoint: Checkpoint, config: EngineConfig, *, on_cpu: bool) -> Constraints:
+    """Grammars for the checkpoint's tokenizer, which is read when the first one comes."""
+
+    def compiler() -> Compiler:
+        tokenizer = tokenizer_for(checkpoint, config.model.tokenizer)
+        return Compiler(Vocabulary(tokenizer, checkpoint.shape.vocab_size, checkpoint.generation.eos_ids))
+
+    return Constraints(compiler, num_threads=1 if on_cpu else min(8, max(1, (os.cpu_count() or 2) // 2)))
 
 
 def _allocate_cache(shape: ModelShape, memory: MemoryPlan, page_size: int, dtype: torch.dtype, device: torch.device) -> KVCache:
@@ -232,6 +251,10 @@ def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, st
         kv_bytes=memory.kv_bytes,
         start_s=start_s,
         eos_ids=defaults.eos_ids,
+        hidden_size=checkpoint.shape.hidden_size,
+        pooling=checkpoint.embedding.pooling,
+        matryoshka=checkpoint.embedding.matryoshka,
+        matryoshka_dimensions=checkpoint.embedding.dimensions,
         defaults=named,
         predicted=_predicted(checkpoint.shape, config.model.dtype, known),
         notes=(*resolved.notes, *(f"{field}: {reason}" for field, reason in resolved.reasons.items())),

@@ -23,6 +23,7 @@ from redline.engine.message import (
     Cancel,
     ChannelClosed,
     EngineInfo,
+    Expect,
     Failed,
     FrameReader,
     FromEngine,
@@ -37,6 +38,8 @@ from redline.engine.message import (
     failure_of,
     frame,
 )
+from redline.engine.pace import Pace
+from redline.engine.roster import Roster
 from redline.errors import EngineDead, Overloaded, TooLarge
 from redline.types import Chunk, Failure, Request
 
@@ -46,6 +49,7 @@ STOP_S = 5.0
 KILL_S = 2.0
 
 State = Literal["new", "loading", "ready", "dead", "closed"]
+_NOTHING = Expect(0.0)
 
 
 class Process(Protocol):
@@ -75,7 +79,9 @@ def merged(chunks: list[Chunk]) -> Chunk:
         stop_token=last.stop_token,
         failure=last.failure,
         usage=last.usage,
+        timing=last.timing,
         receipt=last.receipt,
+        embedding=last.embedding,
     )
 
 
@@ -97,7 +103,8 @@ class Stream:
         self._client = client
         self._open = {request.id: set(range(request.sampling.n)) for request in requests}
         self._pending: dict[tuple[str, int], list[Chunk]] = {}
-        self._arrived = asyncio.Event()
+        self._begun = False
+        self._reader: asyncio.Future[None] | None = None
 
     def __aiter__(self) -> Stream:
         return self
@@ -106,8 +113,8 @@ class Stream:
         while not self._pending:
             if not self._open:
                 raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         taken, self._pending = self._pending, {}
         return [merged(chunks) for chunks in taken.values()]
 
@@ -139,14 +146,22 @@ class Stream:
         self._client.release(self.open_ids)
         self._open.clear()
         self._pending.clear()
-        self._arrived.set()
+        self._wake()
 
     def _append(self, chunk: Chunk) -> None:
         waiting = self._pending.setdefault((chunk.id, chunk.index), [])
         waiting.append(chunk)
         if len(waiting) >= MERGE_AT:
             waiting[:] = [merged(waiting)]
-        self._arrived.set()
+        if self._begun and chunk.finish is None:
+            self._client.pace.wait(self._wake)
+        else:
+            self._begun = True
+            self._wake()  # a first token and an end wait for nobody
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class EngineClient:
@@ -158,12 +173,18 @@ class EngineClient:
         *,
         launcher: Launcher = launch,
         on_progress: Callable[[Progress], None] | None = None,
+        roster: Roster | None = None,
     ) -> None:
+        """`roster` is told of everything that becomes of requests; who fills it knows what is sent."""
         self.config = config
         self.state: State = "new"
         self.progress = Progress("starting", 0.0)
         self.stats = Stats()
         self.failure: Failure | None = None
+        self.pace = Pace()
+        self.restart_s: float | None = None  # what a caller is told to wait when this engine dies
+        self.expected = Expect(0.0)  # how long it may be silent now, and why
+        self._roster = roster or Roster()
         self._info: EngineInfo | None = None
         self._heard_at = time.monotonic()
         self._launcher = launcher
@@ -186,6 +207,10 @@ class EngineClient:
     def silent_s(self) -> float:
         """Seconds since the engine was last heard. One that turns its loop is heard every second or every step."""
         return time.monotonic() - self._heard_at
+
+    def forgive(self, seconds: float) -> None:
+        """Do not count `seconds` as silence: this process did not listen."""
+        self._heard_at = min(self._heard_at + seconds, time.monotonic())
 
     @property
     def open_requests(self) -> int:
@@ -240,6 +265,8 @@ class EngineClient:
         known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
         if known:
             self._send(Cancel(known))
+        for request_id in known:
+            self._roster.ended(request_id)
 
     async def close(self, *, drain: bool = False, timeout_s: float = STOP_S) -> None:
         """End the engine: asked first, then terminated, then killed. What is open ends with an error. Safe to repeat.
@@ -261,6 +288,21 @@ class EngineClient:
         if self._transport is not None:
             self._transport.abort()
 
+    async def kill(self, why: str) -> None:
+        """End an engine that does not end by itself, at once, and all that is open with it."""
+        self._end(failure_of(EngineDead(why, hint="retry", retry_after_s=self.restart_s)))
+        if self._transport is not None:
+            self._transport.abort()
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.to_thread(_reap, self._process, KILL_S)
+
+    async def lost(self) -> Failure:
+        """Wait until the engine is over; why."""
+        await self._until_lost()
+        assert self.failure is not None
+        return self.failure
+
     async def _until_lost(self) -> None:
         while self.state == "ready":
             self._changed.clear()
@@ -272,12 +314,16 @@ class EngineClient:
 
     def _receive(self, message: Any) -> None:
         self._heard_at = time.monotonic()
+        self.expected = message if isinstance(message, Expect) else _NOTHING
         match message:
-            case Output(chunks):
+            case Output(chunks, started):
+                self._roster.heard(chunks, started)
                 for chunk in chunks:
                     self._deliver(chunk)
+                self.pace.beat()
             case Stats():
                 self.stats = message
+                self._roster.pages(message.pages_used, message.pages_total)
             case Progress():
                 self.progress = message
                 if self._on_progress is not None:
@@ -285,18 +331,26 @@ class EngineClient:
             case Ready(info) if self.state == "loading":
                 self._info, self.state = info, "ready"
                 self._changed.set()
+            case Failed(failure) if self.state == "ready":
+                self._end(failure_of(EngineDead(failure.message, hint="its log says why; retry", retry_after_s=self.restart_s)))
             case Failed(failure):
                 self._end(failure)
 
     def _deliver(self, chunk: Chunk) -> None:
+        if chunk.finish is not None:
+            self._roster.choice_ended(chunk)
         stream = self._streams.get(chunk.id)
         if stream is not None and stream.push(chunk):
             del self._streams[chunk.id]
+            self._roster.ended(chunk.id)
 
     def _lost(self, reason: Exception | None) -> None:
         while_doing = f"while {self.progress.stage}" if self.state == "loading" else f"with {len(self._streams)} open requests"
         detail = f": {reason}" if reason else ""
-        self._end(failure_of(EngineDead(f"the engine process ended {while_doing}{detail}", hint="its log says why; retry")))
+        error = EngineDead(
+            f"the engine process ended {while_doing}{detail}", hint="its log says why; retry", retry_after_s=self.restart_s
+        )
+        self._end(failure_of(error))
 
     def _end(self, failure: Failure) -> None:
         """The engine is over: remember why, and end every open request with it. Only the first reason counts."""
@@ -306,6 +360,7 @@ class EngineClient:
         streams, self._streams = self._streams, {}
         for request_id, stream in streams.items():
             stream.push(Chunk(id=request_id, finish="error", failure=failure))
+        self._roster.clear()
         self._changed.set()
 
 

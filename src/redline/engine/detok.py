@@ -17,20 +17,29 @@ class Detokenizer:
     """Text of a growing list of tokens, each step in time proportional to what is new.
 
     A character whose bytes are spread over several tokens is held back until it is whole. `continues=True` says that
-    the text goes on from a prompt, so the space that SentencePiece tokenizers put before a text is kept.
+    the text goes on from a prompt, so the space that SentencePiece tokenizers put before a text is kept. `shown` are
+    special tokens that are part of the text although special tokens are skipped.
     """
 
     __slots__ = ("_decoder", "_skipped", "_strips_space", "_token_bytes")
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, continues: bool = False):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        continues: bool = False,
+        shown: frozenset[int] = frozenset(),
+    ):
         self._token_bytes = tokenizer.token_bytes
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = skipped - shown if shown else skipped
         self._strips_space = tokenizer.strips_space and not continues
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, tokens: Iterable[int]) -> str:
         """The text that `tokens` completed; bytes that can never become a character read as U+FFFD."""
-        return self._shown(self._decoder.decode(b"".join(self._token_bytes(id_) for id_ in tokens if id_ not in self._skipped)))
+        return self._shown(self._decoder.decode(b"".join([self._token_bytes(id_) for id_ in tokens if id_ not in self._skipped])))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed, or nothing."""
@@ -128,14 +137,17 @@ class TextStream:
         include_stop: bool = False,
         skip_special_tokens: bool = True,
         continues: bool = False,
+        shown: frozenset[int] = frozenset(),
     ):
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=continues)
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=continues, shown=shown)
         self._stops = StopChecker(stops, include_stop)
         self.has_stops = bool(stops)
         self.stop: str | None = None
 
     def push(self, tokens: Sequence[int]) -> TextDelta:
         """The text that `tokens` completed, up to the stop string if they completed one; later tokens are not read."""
+        if not self.has_stops:
+            return TextDelta(self._detokenizer.push(tokens))
         shown: list[str] = []
         for token in tokens:
             if self.stop is not None:

@@ -12,10 +12,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from redline import env
 from redline.config import EngineConfig
 from redline.engine.message import Configure, frame
 
 WORKER = "redline.engine.worker"
+
+# oneDNN keeps code for the last 1,024 shapes of a product that it met, torch as many for bfloat16, and steps come in as many
+# shapes as there are numbers of tokens: 1.2 GiB for a model of a few megabytes. A quarter of that is enough to stay fast.
+FEW_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 
 
 def launch(
@@ -35,6 +40,7 @@ def launch(
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env=env.for_child(**FEW_SHAPES),
             )
         except BaseException:
             ours.close()

@@ -29,7 +29,7 @@ class Ledger:
         parent = seq.parent
         if parent is not None and parent.row >= 0:
             return parent.pages[: self._pool.pages_for(seq.prompt_len - 1)], seq.prompt_len - 1
-        if self._prefix is None or seq.needs_prompt_logits:
+        if self._prefix is None or seq.needs_every_position:
             return [], 0
         most = (len(seq.tokens) - 1) // self._pool.page_size
         self._prefix.extend(seq.digests, seq.request.cache_salt, seq.tokens, most)
@@ -48,7 +48,7 @@ class Ledger:
 
     def open(self, seq: Sequence, row: int, shared: list[int], start: int) -> None:
         """Start `seq` in `row` with what `shared` found."""
-        if self._prefix is not None and (seq.parent is None or seq.parent.row < 0) and not seq.needs_prompt_logits:
+        if self._prefix is not None and (seq.parent is None or seq.parent.row < 0) and not seq.needs_every_position:
             self.query_tokens += len(seq.tokens)
             self.hit_tokens += start
             if not seq.started:

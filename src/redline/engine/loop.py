@@ -14,16 +14,18 @@ import time
 import msgspec
 
 from redline import log
+from redline.engine.constraints import Constraints, masked_rows
 from redline.engine.message import Stats, failure_of
-from redline.engine.request import Ended, Sampled, Sequence
+from redline.engine.request import Ended, Follow, Sampled, Sequence
 from redline.engine.runner import Launched, Runner, StepResult
 from redline.engine.scheduler import Plan, Scheduler
 from redline.engine.stats import Accounts
-from redline.errors import InternalError, RedlineError
+from redline.errors import InternalError, RedlineError, UnsupportedField
 from redline.plan.receipt import Meter
 from redline.types import Chunk, Failure, Request, TokenLogprob, Usage
 
 _SEED_BITS = 63
+GRAMMAR_WAIT_S = 0.005  # at a time, where there is nothing to do until a grammar is compiled
 
 
 class Loop:
@@ -32,14 +34,24 @@ class Loop:
     Requests without a seed of their own get one drawn from `seed`, or from the system's entropy without it.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, accounts: Accounts, *, seed: int | None = None):
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        accounts: Accounts,
+        constraints: Constraints | None = None,
+        *,
+        seed: int | None = None,
+    ):
         self._runner = runner
+        self._constraints = constraints
         self._scheduler = scheduler
         self._accounts = accounts
         self._in_flight: Launched | None = None
         self._outbox: list[Chunk] = []
         self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
         self._seeds = random.Random(seed)
+        self.failed_steps = 0  # one after the other, up to now
 
     @property
     def meter(self) -> Meter:
@@ -56,17 +68,31 @@ class Loop:
         """Whether `step` would do something."""
         return self._in_flight is not None or self._scheduler.has_work
 
+    @property
+    def in_flight(self) -> Plan | None:
+        """The step that the next call of `step` will wait for."""
+        return self._in_flight.plan if self._in_flight is not None else None
+
+    @property
+    def started(self) -> list[str]:
+        """The requests that the last call of `step` took out of the queue."""
+        return self._scheduler.started
+
     def submit(self, request: Request) -> None:
         """Take a request in. A refusal comes out as the finish of each of its choices."""
         if request.sampling.seed is None:
             seeded = msgspec.structs.replace(request.sampling, seed=self._seeds.getrandbits(_SEED_BITS))
             request = msgspec.structs.replace(request, sampling=seeded)
         try:
+            if request.grammar is not None and self._constraints is None:
+                raise UnsupportedField("this engine has no tokenizer for structured output", param="grammar")
             self._scheduler.add(request)
         except RedlineError as error:
             self._refuse(request, failure_of(error))
             return
         self._accounts.open(request)
+        if request.grammar is not None and self._constraints is not None:
+            self._constraints.open(request)
 
     def cancel(self, id: str, index: int | None = None) -> None:
         """End a request, or one choice of it; its pages are free when this returns. Unknown ids are fine."""
@@ -87,11 +113,16 @@ class Loop:
         """Start what is planned, settle what has ended, meanwhile nothing waits. Blocks for at most one step."""
         for ended in self._scheduler.expire(time.monotonic()):
             self._end(ended, None)
+        self._settle_grammars()
         plan = self._scheduler.plan()
         launched = self._launch(plan) if plan is not None else None
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
             self._apply(previous)
+        elif launched is None and self._constraints is not None and self._constraints.pending:
+            self._constraints.wait(GRAMMAR_WAIT_S)
+        if launched is not None and launched.draw is not None:
+            self._draw(launched)
 
     def check(self) -> None:
         """Assert that pages and rows are conserved. For idle moments: it looks at every page."""
@@ -107,6 +138,8 @@ class Loop:
         if self._in_flight is not None:
             self._in_flight.wait()
             self._in_flight = None
+        if self._constraints is not None:
+            self._constraints.stop()
         self._runner.close()
 
     def _launch(self, plan: Plan) -> Launched | None:
@@ -116,6 +149,41 @@ class Loop:
             self._fail(plan, error)
             return None
 
+    def _draw(self, launched: Launched) -> None:
+        """Start the second half of a step, now that the tokens before it are known to the grammars."""
+        assert self._constraints is not None and launched.draw is not None
+        sampling = (entry for entry in launched.plan.entries if entry.samples)
+        rows = masked_rows((row, e.start + e.count, e.sequence) for row, e in enumerate(sampling))
+        try:
+            words = self._runner.mask_words(len(rows), -(-self._constraints.vocab_size // 32))
+            self._constraints.masks([sequence for _, sequence in rows], words)
+            launched.draw([row for row, _ in rows], words)
+        except Exception as error:
+            self._in_flight = None
+            self._fail(launched.plan, error)
+        self._fail_unconstrained()
+
+    def _settle_grammars(self) -> None:
+        """Let those start whose grammars have been compiled; end those that cannot have one."""
+        if self._constraints is None:
+            return
+        for request_id, found in self._constraints.settle():
+            if isinstance(found, Failure):
+                self.fail(request_id, found)
+                continue
+            for sampled in self._scheduler.release(request_id, found):
+                self._tell(sampled, None)
+
+    def _fail_unconstrained(self) -> None:
+        """End the requests whose grammars cannot go on."""
+        if self._constraints is not None:
+            for request_id, failure in self._constraints.take_failures():
+                self.fail(request_id, failure)
+
+    def _follow(self, sequence: Sequence, token: int) -> Follow:
+        assert self._constraints is not None, "a constrained sequence was let in"
+        return self._constraints.follow(sequence, token)
+
     def _apply(self, launched: Launched) -> None:
         """Tokens of an ended step to their sequences and to the outbox."""
         try:
@@ -123,37 +191,52 @@ class Loop:
         except Exception as error:
             self._fail(launched.plan, error)
             return
+        self.failed_steps = 0
         self._accounts.step(launched.plan, result.seconds, result.host_s)
         self._keep_prompt_scores(launched.plan, result)
-        for sampled in self._scheduler.apply(launched.plan, result.tokens):
-            self._outbox.append(self._chunk(sampled, result))
+        for pooled in self._scheduler.apply_pooled(launched.plan):
+            self._end(Ended(pooled.sequence, "stop"), None, result.vectors[pooled.entry])
+        for sampled in self._scheduler.apply(launched.plan, result.tokens, self._follow):
+            self._tell(sampled, result)
+        self._fail_unconstrained()
 
-    def _chunk(self, sampled: Sampled, result: StepResult) -> Chunk:
+    def _tell(self, sampled: Sampled, result: StepResult | None) -> None:
+        """The chunk of tokens that became known; without a `result` they were all forced."""
+        sequence = sampled.sequence
+        self._outbox.append(self._chunk(sampled, result))
+        if sampled.finish is not None and sequence.constrained and self._constraints is not None:
+            self._constraints.close(sequence)
+
+    def _chunk(self, sampled: Sampled, result: StepResult | None) -> Chunk:
         sequence = sampled.sequence
         request = sequence.request
         wanted = request.sampling.logprobs
         logprobs = None
-        if wanted is not None and result.logprobs is not None:
+        if wanted is not None and result is not None and result.logprobs is not None and sampled.sample is not None:
             scored = result.logprobs[sampled.sample]
             logprobs = [msgspec.structs.replace(scored, top=scored.top[:wanted])]
-        first = sequence.index == 0 and sequence.num_answer == 1
-        self._accounts.token(sequence)
+        first = sequence.index == 0 and sampled.first
+        for _ in sampled.tokens:
+            self._accounts.token(sequence)
         return Chunk(
             id=request.id,
             index=sequence.index,
-            tokens=[sampled.token],
+            tokens=sampled.tokens,
             logprobs=logprobs,
             prompt_logprobs=self._take_prompt_scores(request) if first else None,
             finish=sampled.finish,
             stop_token=sampled.stop_token,
             usage=_usage(sequence) if sampled.finish else None,
+            timing=self._accounts.timing(sequence) if sampled.finish else None,
             receipt=self._accounts.close(sequence) if sampled.finish else None,
         )
 
-    def _end(self, ended: Ended, failure: Failure | None) -> None:
+    def _end(self, ended: Ended, failure: Failure | None, embedding: bytes | None = None) -> None:
         sequence = ended.sequence
         if sequence.index == 0:  # the choice that brings them
             self._prompt_scores.pop(sequence.request.id, None)
+        if sequence.constrained and self._constraints is not None:
+            self._constraints.close(sequence)
         self._outbox.append(
             Chunk(
                 id=sequence.request.id,
@@ -161,7 +244,9 @@ class Loop:
                 finish=ended.finish,
                 failure=failure,
                 usage=_usage(sequence),
+                timing=self._accounts.timing(sequence),
                 receipt=self._accounts.close(sequence),
+                embedding=embedding,
             )
         )
 
@@ -171,6 +256,7 @@ class Loop:
 
     def _fail(self, plan: Plan, error: Exception) -> None:
         """End the requests of a step that did not work, and whoever shares what it was to write; the others go on."""
+        self.failed_steps += 1
         log.get("engine").error("step %d failed: %s", plan.step, error, exc_info=error)
         failure = failure_of(error if isinstance(error, RedlineError) else InternalError(f"a step failed: {error}"))
         for ended in self._scheduler.abandon(plan):
@@ -196,4 +282,5 @@ class Loop:
 
 
 def _usage(sequence: Sequence) -> Usage:
-    return Usage(prompt_tokens=sequence.prompt_len, completion_tokens=sequence.num_answer, cached_tokens=sequence.cached_tokens)
+    told = sequence.num_told - sequence.prompt_len
+    return Usage(prompt_tokens=sequence.prompt_len, completion_tokens=told, cached_tokens=sequence.cached_tokens)

@@ -2,7 +2,7 @@
 
 Messages are tagged msgspec structs, packed with msgpack and framed by a 4-byte length over one Unix socket pair: no
 pickle, and a frame over `MAX_FRAME_BYTES` ends the connection. To the engine: `Configure` (once, first), `Submit`,
-`Cancel`, `Stop`. From the engine: `Progress` and then `Ready` or `Failed`; afterwards `Output`, `Stats`, `Failed`.
+`Cancel`, `Stop`. From the engine: `Progress` and then `Ready` or `Failed`; afterwards `Output`, `Stats`, `Expect`, `Failed`.
 
 `Channel` is the engine's synchronous end; the asyncio end is `EngineClient` in client.py. Knows nothing of HTTP, text
 or devices. Open `Channel` first.
@@ -52,6 +52,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes: int = 0
     start_s: float = 0.0
     eos_ids: tuple[int, ...] = ()
+    hidden_size: int = 0  # of an embedding
+    pooling: str | None = None  # as the model's makers pool, if they say
+    matryoshka: bool = False  # whether an embedding may be cut: to one of these sizes, or to any where there are none
+    matryoshka_dimensions: tuple[int, ...] = ()
     defaults: dict[str, int | float] = {}
     predicted: dict[str, float] = {}
     notes: tuple[str, ...] = ()  # choices and fallbacks with their reasons, one sentence each
@@ -96,9 +100,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Output(msgspec.Struct, frozen=True, tag=True):
-    """What one step produced, for any number of requests."""
+    """What one step produced, for any number of requests, and the requests that left the queue to run (`started`)."""
 
     chunks: list[Chunk]
+    started: list[str] = []
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -115,7 +120,18 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     preemptions: int = 0
     steps: int = 0
     step_s: float = 0.0  # seconds spent in steps
-    more: dict[str, float] = {}  # further counters, shown as redline_<name>
+    more: dict[str, float] = {}  # further counters, and levels where it ends in _ratio or _per_second: redline_<name>
+    fallbacks: list[tuple[str, str, int]] = []  # name, reason, how often
+
+
+class Expect(msgspec.Struct, frozen=True, tag=True):
+    """The engine may be silent for about so long from now on, until its next message, and why.
+
+    Sent before whatever is predicted to take longer than half a second: a long step, a compilation, a measurement.
+    """
+
+    seconds: float
+    what: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -125,7 +141,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = Configure | Submit | Cancel | Stop
-FromEngine = Progress | Ready | Output | Stats | Failed
+FromEngine = Progress | Ready | Output | Stats | Expect | Failed
 Message = ToEngine | FromEngine
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence as Seq
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from redline.engine.batch import BatchFiller, PromptScores, StepInputs
-from redline.engine.sampler import Scores, sample_step, score
+from redline.engine.pooling import Pooler, PoolInputs, vectors
+from redline.engine.sampler import Mask, Scores, sample_step, score
 from redline.engine.scheduler import Plan
 from redline.engine.torch_thread import TorchThread
 from redline.kernels.kv_write import copy_pages
@@ -29,8 +33,8 @@ from redline.types import TokenLogprob
 class StepResult:
     """One launched step, on the host: a token (and its score, where asked for) per sampling entry, in plan order.
 
-    `prompt_scores` holds (index into plan.entries, first position scored, scores). `seconds` is device time, before
-    which the device waited `host_s` since the end of the step before.
+    `prompt_scores` holds (index into plan.entries, first position scored, scores), `vectors` what was pooled, by index into
+    plan.entries. `seconds` is device time, before which the device waited `host_s` since the end of the step before.
     """
 
     tokens: list[int]
@@ -38,14 +42,23 @@ class StepResult:
     prompt_scores: list[tuple[int, int, list[TokenLogprob]]]
     seconds: float
     host_s: float
+    vectors: dict[int, bytes] = field(default_factory=dict)
+
+
+Draw = Callable[[Seq[int], np.ndarray], None]
+"""Called with rows among those that sample and their masks, int32 [rows, words], which it has read when the step ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step on its way. `wait` blocks until it has ended and raises what it raised."""
+    """A step on its way. `wait` blocks until it has ended and raises what it raised.
+
+    Where a row has a grammar, only the forward pass has been started, and `draw` starts the rest; it must be called once.
+    """
 
     plan: Plan
     wait: Callable[[], StepResult]
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,8 @@ class _Outputs:
     tokens_R: torch.Tensor | None
     scores: Scores | None
     prompt: list[tuple[PromptScores, Scores]]
+    pooled: tuple[PoolInputs, torch.Tensor] | None = None
+    logits_RV: torch.Tensor | None = None  # between the halves of a step
 
 
 class Runner:
@@ -64,9 +79,11 @@ class Runner:
         self._cache = cache
         self._filler = filler
         self._table = table
+        self._pooler = Pooler(table.shape[0])
         self._ended_at = 0.0  # time.perf_counter() of the last step's end, on a CPU
         self._ended: torch.cuda.Event | None = None  # the same on a GPU
         self._thread = thread
+        self._masks: torch.Tensor | None = None
 
     def launch(self, plan: Plan, *, follows: bool = False) -> Launched:
         """Start `plan`. What it needs of the sequences is read before this returns.
@@ -74,9 +91,19 @@ class Runner:
         `follows`: there was work since the step before, so a gap between the two is the host's doing.
         """
         inputs = self._filler.fill(plan)
+        if any(entry.samples and entry.sequence.constrained for entry in plan.entries):
+            halves = _HalvesOnStream(self, inputs, follows) if self._thread is None else _HalvesHere(self, inputs, follows)
+            return Launched(plan, halves.wait, halves.draw)
         if self._thread is None:
             return Launched(plan, self._launch_on_stream(inputs, follows))
         return Launched(plan, self._thread.submit(self._run_here, inputs, follows).result)
+
+    def mask_words(self, rows: int, words: int) -> np.ndarray:
+        """Host memory for the masks of one step, int32 [rows, words]: the same at each call, free when the last step has ended."""
+        if self._masks is None or self._masks.shape[1] != words:
+            shape = (self._table.shape[0], words)
+            self._masks = torch.empty(shape, dtype=torch.int32, pin_memory=self._table.is_cuda)
+        return self._masks[:rows].numpy()
 
     def close(self) -> None:
         """Wait for the last step and let the thread go."""
@@ -86,7 +113,7 @@ class Runner:
     @torch.inference_mode()
     def _run_here(self, inputs: StepInputs, follows: bool) -> StepResult:
         began = time.perf_counter()
-        outputs = self._forward(inputs)
+        outputs = self._sample(inputs, self._forward(inputs))
         host_s = began - self._ended_at if follows else 0.0
         self._ended_at = time.perf_counter()
         return _to_host(outputs, self._ended_at - began, host_s)
@@ -96,7 +123,7 @@ class Runner:
         began, ended, copied = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         before, self._ended = self._ended, ended
         began.record()
-        outputs = self._forward(inputs)
+        outputs = self._sample(inputs, self._forward(inputs))
         ended.record()
         staged = _stage(outputs)
         copied.record()
@@ -122,11 +149,25 @@ class Runner:
         )
         hidden_TD = self._model.forward(batch, self._cache)
         prompt = [(part, self._score_prompt(hidden_TD, part)) for part in inputs.prompt_scores]
+        pooled = (inputs.pool, self._pooler.pool(hidden_TD, inputs.pool)) if inputs.pool is not None else None
         if inputs.sample is None:
-            return _Outputs(None, None, prompt)
+            return _Outputs(None, None, prompt, pooled)
         logits_RV = self._model.logits(hidden_TD.index_select(0, inputs.sample.logit_rows_R))
-        tokens_R, scores = sample_step(logits_RV, inputs.sample, self._table)
-        return _Outputs(tokens_R, scores, prompt)
+        return _Outputs(None, None, prompt, pooled, logits_RV)
+
+    def _sample(self, inputs: StepInputs, outputs: _Outputs, mask: Mask | None = None) -> _Outputs:
+        """The second half of a step: tokens of the logits, if there are any."""
+        if inputs.sample is None or outputs.logits_RV is None:
+            return outputs
+        tokens_R, scores = sample_step(outputs.logits_RV, inputs.sample, self._table, mask)
+        return replace(outputs, tokens_R=tokens_R, scores=scores, logits_RV=None)
+
+    def _mask(self, rows: Seq[int], words: np.ndarray) -> Mask | None:
+        device = self._table.device
+        if not len(rows):
+            return None
+        index_B = torch.tensor(rows, dtype=torch.int64).to(device, non_blocking=True)
+        return Mask(index_B, torch.from_numpy(words).to(device, non_blocking=True))
 
     def _score_prompt(self, hidden_TD: torch.Tensor, part: PromptScores) -> Scores:
         """Scores of the prompt tokens that follow the chunk's positions, a few rows of logits at a time."""
@@ -137,6 +178,76 @@ class Runner:
             following = self._table[part.row, part.start + begin + 1 : part.start + end + 1].long()
             found.append(score(logits, following, part.num_logprobs))
         return Scores(*(torch.cat([getattr(s, name) for s in found]) for name in Scores.__dataclass_fields__))
+
+
+class _HalvesHere:
+    """A step on a CPU whose second half waits for masks: two calls in the one thread. What the first raises, the second does."""
+
+    def __init__(self, runner: Runner, inputs: StepInputs, follows: bool) -> None:
+        assert runner._thread is not None
+        self._runner, self._inputs, self._follows = runner, inputs, follows
+        self._thread = runner._thread
+        self._began = self._forwarded = 0.0
+        self._first = self._thread.submit(self._forward)
+        self._second: Future[StepResult] | None = None
+
+    def draw(self, rows: Seq[int], words: np.ndarray) -> None:
+        self._second = self._thread.submit(self._finish, rows, words)
+
+    def wait(self) -> StepResult:
+        assert self._second is not None, "a step was waited for before its masks were given"
+        return self._second.result()
+
+    @torch.inference_mode()
+    def _forward(self) -> _Outputs:
+        self._began = time.perf_counter()
+        outputs = self._runner._forward(self._inputs)
+        self._forwarded = time.perf_counter()
+        return outputs
+
+    @torch.inference_mode()
+    def _finish(self, rows: Seq[int], words: np.ndarray) -> StepResult:
+        outputs = self._first.result()
+        resumed = time.perf_counter()
+        outputs = self._runner._sample(self._inputs, outputs, self._runner._mask(rows, words))
+        ended = time.perf_counter()
+        idle = resumed - self._forwarded
+        host_s = self._began - self._runner._ended_at if self._follows else 0.0
+        self._runner._ended_at = ended
+        return _to_host(outputs, ended - self._began - idle, host_s + idle)
+
+
+class _HalvesOnStream:
+    """A step on a GPU whose second half waits for masks: the forward pass is queued at once, the rest by `draw`."""
+
+    @torch.inference_mode()
+    def __init__(self, runner: Runner, inputs: StepInputs, follows: bool) -> None:
+        self._runner, self._inputs, self._follows = runner, inputs, follows
+        self._began, self._forwarded, self._resumed, self._ended, self._copied = (
+            torch.cuda.Event(enable_timing=True) for _ in range(5)
+        )
+        self._before, runner._ended = runner._ended, self._ended
+        self._began.record()
+        self._outputs = runner._forward(inputs)
+        self._forwarded.record()
+        self._drawn = False
+
+    @torch.inference_mode()
+    def draw(self, rows: Seq[int], words: np.ndarray) -> None:
+        mask = self._runner._mask(rows, words)
+        self._resumed.record()
+        outputs = self._runner._sample(self._inputs, self._outputs, mask)
+        self._ended.record()
+        self._outputs = _stage(outputs)
+        self._copied.record()
+        self._drawn = True
+
+    def wait(self) -> StepResult:
+        assert self._drawn, "a step was waited for before its masks were given"
+        self._copied.synchronize()
+        idle = self._forwarded.elapsed_time(self._resumed) / 1e3
+        host_s = self._before.elapsed_time(self._began) / 1e3 if self._follows and self._before is not None else 0.0
+        return _to_host(self._outputs, self._began.elapsed_time(self._ended) / 1e3 - idle, host_s + idle)
 
 
 def _stage(outputs: _Outputs) -> _Outputs:
@@ -152,6 +263,7 @@ def _stage(outputs: _Outputs) -> _Outputs:
         pinned(outputs.tokens_R) if outputs.tokens_R is not None else None,
         scores(outputs.scores) if outputs.scores is not None else None,
         [(part, scores(found)) for part, found in outputs.prompt],
+        (outputs.pooled[0], pinned(outputs.pooled[1])) if outputs.pooled is not None else None,
     )
 
 
@@ -164,6 +276,7 @@ def _to_host(outputs: _Outputs, seconds: float, host_s: float) -> StepResult:
         prompt_scores=[(part.entry, part.start + 1, _logprobs([-1] * part.count, found)) for part, found in outputs.prompt],
         seconds=seconds,
         host_s=host_s,
+        vectors=vectors(*outputs.pooled) if outputs.pooled is not None else {},
     )
 
 

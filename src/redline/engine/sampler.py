@@ -1,7 +1,7 @@
 """From logits to tokens and log-probabilities, all on the device.
 
-Order: raw logits are kept for log-probabilities; then penalties, then biases (logit_bias, forbidden end tokens), then
-temperature, top-k, top-p, min-p and the draw (kernels/sample.py). Nothing here waits for the device.
+Order: raw logits are kept for log-probabilities; then penalties, then biases (logit_bias, forbidden end tokens), then what
+a grammar forbids, then temperature, top-k, top-p, min-p and the draw (kernels/sample.py). Nothing here waits for the device.
 Open `sample_step` first. Shapes: R rows that sample, V vocabulary, K alternatives.
 """
 
@@ -12,8 +12,17 @@ from dataclasses import dataclass
 import torch
 
 from redline.engine.batch import Penalties, SampleInputs
+from redline.kernels.mask import apply_mask
 from redline.kernels.penalties import add_bias, apply_penalties
 from redline.kernels.sample import sample
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What grammars allow in B of the R rows, on the device: bit v of a row is token v."""
+
+    index_B: torch.Tensor
+    bits_BW: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +34,21 @@ class Scores:
     best_tokens_RK: torch.Tensor
 
 
-def sample_step(logits_RV: torch.Tensor, inputs: SampleInputs, table: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
+def sample_step(
+    logits_RV: torch.Tensor, inputs: SampleInputs, table: torch.Tensor, mask: Mask | None = None
+) -> tuple[torch.Tensor, Scores | None]:
     """Tokens (int64, R) of one step and, if asked for, their scores. `logits_RV` is consumed.
 
     `table` is the token table; the sampled tokens are written into it, so that the next step can read them there.
     """
-    raw = logits_RV.clone() if inputs.num_logprobs is not None and (inputs.penalties or inputs.bias) else logits_RV
+    changed = inputs.penalties or inputs.bias or mask
+    raw = logits_RV.clone() if inputs.num_logprobs is not None and changed else logits_RV
     if inputs.penalties is not None:
         _penalise(logits_RV, inputs.penalties, table)
     if inputs.bias is not None:
         add_bias(logits_RV, inputs.bias.rows, inputs.bias.tokens, inputs.bias.values)
+    if mask is not None:
+        apply_mask(logits_RV, mask.index_B, mask.bits_BW)
     tokens_R = sample(logits_RV, inputs.choice)
     table[inputs.table_rows_R, inputs.columns_R] = tokens_R.to(table.dtype)
     if inputs.num_logprobs is None:

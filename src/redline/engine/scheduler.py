@@ -8,10 +8,13 @@ launched step; the device feeds them to the next step itself. Three rules make t
 - An end by length is known when the last token is planned, so nothing is computed past it. An end token is known one step
   late: the step planned meanwhile runs for nothing and its result is ignored.
 - A sequence that lost its pages starts again only when all its tokens are known.
+- A token that a grammar forces is known as soon as the one before it: it takes the place of what the step in flight samples
+  there, and the forced ones are computed as one chunk with the next step.
 
-Waiting and running sequences are kept in order of rank (priority, arrival). Decoding comes first in the token budget,
-chunks of prefill fill the rest. A running sequence that finds no page takes those of the worst in rank, so the best always
-gets on; a waiting one takes rows and pages only from strictly worse priorities. Nobody overtakes the head of the queue.
+Waiting and running sequences are kept in order of rank: priority, then the tenants' fair shares (fair.py), then arrival.
+Decoding comes first in the token budget, chunks of prefill fill the rest. A running sequence that finds no page takes those
+of the worst in rank, so the best always gets on; a waiting one takes rows and pages only from strictly worse priorities.
+Nobody overtakes the head of the queue.
 
 Knows nothing of devices, models, text or sockets. Open `Scheduler.plan` first.
 """
@@ -19,17 +22,18 @@ Knows nothing of devices, models, text or sockets. Open `Scheduler.plan` first.
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from redline.engine.admission import Limits, token_limit
+from redline.engine.deadlines import Deadlines
+from redline.engine.fair import FairShare
 from redline.engine.ledger import Ledger
 from redline.engine.pages import PagePool
 from redline.engine.prefix import PrefixCache
-from redline.engine.request import Ended, Rank, Sampled, Sequence
+from redline.engine.request import Ended, Follow, Pooled, Rank, Sampled, Sequence
 from redline.errors import InvalidRequest, Overloaded
 from redline.types import Finish, Request
 
@@ -39,9 +43,11 @@ RETRY_AFTER_S = 1.0  # what a refused request is told to wait
 class Entry(msgspec.Struct, frozen=True, eq=False):
     """What one step computes for one sequence: the KV of tokens [start, start + count) and, if `samples`, the next token.
 
+    A sequence that pools never samples: what it waits for is the vector that its prompt's last chunk completes (`pools`).
+
     `fresh`: the row is newly assigned; upload `sequence.tokens` and the sampling state to it before the step.
     `pages` is the page list to read, valid even if the sequence ends before the launch; `pages[first_new:]` are not in the
-    row's page table yet.
+    row's page table yet. Nor are `sequence.tokens[upload_from:]` in its token table, where that is given.
     """
 
     sequence: Sequence
@@ -52,6 +58,12 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     fresh: bool
     pages: list[int]
     first_new: int
+    upload_from: int | None = None
+
+    @property
+    def pools(self) -> bool:
+        """Whether the step completes the vector of a sequence that pools."""
+        return self.sequence.request.pooling is not None and self.start + self.count == self.sequence.prompt_len
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
@@ -95,9 +107,10 @@ class Scheduler:
         self._rows = list(range(limits.max_num_seqs - 1, -1, -1))
         self._live: dict[str, list[Sequence]] = {}  # by request: choices that have not ended
         self._queued: set[str] = set()  # requests of which no choice has started
-        self._deadlines: dict[str, float] = {}
-        self._next_deadline = math.inf  # no deadline is earlier; it may be that of a request that is gone
+        self._deadlines = Deadlines()
         self._serial = itertools.count()
+        self._fair = FairShare()
+        self.started: list[str] = []  # the requests that the last call of `plan` took out of the queue
         self._steps = self._tokens_planned = self._preemptions = 0
 
     @property
@@ -131,22 +144,21 @@ class Scheduler:
         if request.id in self._live:
             raise InvalidRequest(f"a request with the id {request.id} is running", param="id")
         limit = token_limit(request, self._limits, self._pool)
-        if len(self._queued) >= self._limits.max_queued_requests:
+        if len(self._queued) >= self._limits.max_queued_requests + len(self._rows):  # those that start with the next step
             raise Overloaded(
                 f"{len(self._queued)} requests are waiting already", hint="try again later", retry_after_s=RETRY_AFTER_S
             )
         sampling = request.sampling
         stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self._eos_ids)
         choices: list[Sequence] = []
+        tag = self._fair.tag(request)
         for index in range(sampling.n):
-            rank = (request.priority, request.arrival, next(self._serial))
+            rank = (request.priority, tag, next(self._serial))
             choices.append(Sequence(request, index, rank, limit, stop_ids, parent=choices[0] if choices else None))
             insort(self._waiting, choices[-1], key=_rank)
         self._live[request.id] = choices
         self._queued.add(request.id)
-        if request.deadline is not None:
-            self._deadlines[request.id] = request.deadline
-            self._next_deadline = min(self._next_deadline, request.deadline)
+        self._deadlines.add(request)
 
     def cancel(self, request_id: str, finish: Finish = "abort", index: int | None = None) -> list[Ended]:
         """End the choices of a request, or choice `index` alone, that have not ended; their pages are free on return.
@@ -160,19 +172,15 @@ class Scheduler:
 
     def expire(self, now: float) -> list[Ended]:
         """End every request whose deadline is before `now` (time.monotonic); the loop calls it before `plan`."""
-        if now <= self._next_deadline:
-            return []
-        late = [request_id for request_id, deadline in self._deadlines.items() if deadline < now]
-        ended = [end for request_id in late for end in self.cancel(request_id, "deadline")]
-        self._next_deadline = min(self._deadlines.values(), default=math.inf)
-        return ended
+        return [end for request_id in self._deadlines.late(now) for end in self.cancel(request_id, "deadline")]
 
     def plan(self) -> Plan | None:
         """The next step, or None if nothing can be computed before the results of a launched step are applied.
 
-        With no step outstanding and `has_work`, it is never None.
+        With no step outstanding and `has_work`, it is None only where all wait for their grammars (`release`).
         """
         draft = _Draft(self._limits.max_num_batched_tokens)
+        self.started = []
         self._make_room(draft)
         self._continue_running(draft)
         self._admit_waiting(draft)
@@ -186,25 +194,54 @@ class Scheduler:
         self._tokens_planned += plan.num_tokens
         return plan
 
-    def apply(self, plan: Plan, tokens: list[int]) -> list[Sampled]:
+    def apply(self, plan: Plan, tokens: list[int], follow: Callable[[Sequence, int], Follow] | None = None) -> list[Sampled]:
         """Take in the results of a launched plan: one token for each entry that samples, in order.
 
+        `follow` tells what the grammar of a constrained sequence says after a token that did not end it.
         Plans are applied in the order of planning. Tokens of choices that ended meanwhile are ignored; those of preempted
         ones count, for they were sampled before the pages went.
         """
-        sampling = [entry.sequence for entry in plan.entries if entry.samples]
-        assert len(sampling) == len(tokens), f"{len(tokens)} tokens for {len(sampling)} sampling entries"
+        sampling = [entry for entry in plan.entries if entry.samples]
         known: list[Sampled] = []
-        for sample, (seq, token) in enumerate(zip(sampling, tokens, strict=True)):
-            if seq.finish is not None:
-                continue
+        for sample, (entry, token) in enumerate(zip(sampling, tokens, strict=True)):
+            seq = entry.sequence
+            if seq.finish is not None or entry.start + entry.count < len(seq.tokens):
+                continue  # it has ended, or its grammar forced what stands there
             seq.in_flight -= 1
-            seq.tokens.append(token)
-            self._ledger.register(seq)
-            finish = _finish_with(seq, token)
+            finish, stop = seq.take(token)
+            if seq.constrained and stop is None:
+                assert follow is not None, "a constrained sequence without its grammar"
+                finish, stop = seq.extend(follow(seq, token), finish)
+            known.append(self._told(seq, sample, finish, stop))
+        return known
+
+    def release(self, request_id: str, follow: Follow) -> list[Sampled]:
+        """Let the choices of a request start whose grammar is compiled; `follow` is what it says of the beginning.
+
+        Forced tokens join the prompt. Choices that need nothing else end here, with their answers.
+        """
+        known: list[Sampled] = []
+        for seq in tuple(self._live.get(request_id, ())):
+            seq.ready = True
+            finish, stop = seq.extend(follow, None)
             if finish is not None:
-                self._end(seq, finish)
-            known.append(Sampled(seq, token, sample, finish))
+                known.append(self._told(seq, None, finish, stop))
+        return known
+
+    def _told(self, seq: Sequence, sample: int | None, finish: Finish | None, stop: int | None) -> Sampled:
+        """The tokens of `seq` that are new; ends it where it has a finish."""
+        self._ledger.register(seq)
+        if finish is not None:
+            self._end(seq, finish)
+        return Sampled(seq, sample, finish, stop, seq.num_told == seq.prompt_len, seq.tell())
+
+    def apply_pooled(self, plan: Plan) -> list[Pooled]:
+        """End the sequences whose vectors a launched plan completed; goes with `apply`, which passes over them."""
+        pooling = [(i, e) for i, e in enumerate(plan.entries) if e.sequence.request.pooling is not None]
+        known = [Pooled(e.sequence, i) for i, e in pooling if e.pools and e.sequence.finish is None]
+        for pooled in known:
+            pooled.sequence.in_flight -= 1
+            self._end(pooled.sequence, "stop")
         return known
 
     def abandon(self, plan: Plan) -> list[Ended]:
@@ -227,7 +264,8 @@ class Scheduler:
         assert all(seq.row < 0 and not seq.pages for seq in self._waiting), "a waiting sequence holds something"
         live = [seq for choices in self._live.values() for seq in choices]
         assert len(live) == len(self._running) + len(self._waiting) and all(seq.finish is None for seq in live)
-        assert self._queued <= self._live.keys() and self._deadlines.keys() <= self._live.keys()
+        assert self._queued <= self._live.keys() and len(self._deadlines) <= len(self._live)
+        self._fair.check()
         self._ledger.check(self._running)
 
     def _make_room(self, draft: _Draft) -> None:
@@ -240,7 +278,7 @@ class Scheduler:
             worse = running[bisect_right(running, seq.rank[0], key=_priority) :]
             if not worse or seq.in_flight:
                 return
-            if self._waits_for_parent(seq, draft):
+            if not seq.ready or self._waits_for_parent(seq, draft):
                 continue
             cost = self._ledger.cost(seq, *self._ledger.shared(seq))
             if cost > pages and cost > pages + sum(len(victim.pages) + self._ledger.claim(victim) for victim in worse):
@@ -282,7 +320,7 @@ class Scheduler:
         position = 0
         while position < len(waiting) and self._rows and draft.budget:
             seq = waiting[position]
-            if self._waits_for_parent(seq, draft):
+            if not seq.ready or self._waits_for_parent(seq, draft):
                 position += 1
                 continue
             if seq.in_flight or pages < 1:
@@ -295,7 +333,7 @@ class Scheduler:
             del waiting[position]
             self._ledger.open(seq, self._rows.pop(), shared, start)
             insort(self._running, seq, key=_rank)
-            self._queued.discard(seq.request.id)
+            self._leave_queue(seq)
             count = min(seq.length - start, draft.budget)
             draft.note_copy(self._ledger.grow(seq, count))
             draft.add(seq, count, fresh=True)
@@ -336,8 +374,15 @@ class Scheduler:
         _remove(self._running, seq)
         self._rows.append(self._ledger.close(seq))
 
+    def _leave_queue(self, seq: Sequence) -> None:
+        if seq.request.id in self._queued:
+            self._queued.remove(seq.request.id)
+            self.started.append(seq.request.id)
+        self._fair.started(seq.rank[0], seq.rank[1])
+
     def _end(self, seq: Sequence, finish: Finish) -> None:
         seq.finish = finish
+        self._fair.ended(seq.request, seq.num_answer, started=seq.started)
         if seq.row >= 0:
             self._release(seq)
         else:
@@ -346,8 +391,9 @@ class Scheduler:
         self._live[request_id].remove(seq)
         if not self._live[request_id]:
             del self._live[request_id]
+            self._fair.settled(seq.request, 0 if request_id in self._queued else seq.prompt_len - seq.cached_tokens)
             self._queued.discard(request_id)
-            self._deadlines.pop(request_id, None)
+            self._deadlines.remove(request_id)
 
 
 class _Draft:
@@ -368,11 +414,13 @@ class _Draft:
         """Plan the next `count` tokens of `seq`, whose slots are writable."""
         start, pages = seq.num_planned, seq.pages
         end = start + count
-        samples = end == len(seq.tokens) + seq.in_flight
-        entry = Entry(seq, start, count, samples, seq.row, fresh, pages, seq.num_tabled)
+        ends = end == len(seq.tokens) + seq.in_flight  # a token comes of it, or a vector
+        samples = ends and seq.request.pooling is None
+        entry = Entry(seq, start, count, samples, seq.row, fresh, pages, seq.num_tabled, 0 if fresh else seq.upload_from)
+        seq.upload_from = None
         seq.num_planned = end
         seq.num_tabled = len(pages)
-        seq.in_flight += samples
+        seq.in_flight += ends
         self.budget -= count
         if start < seq.prompt_len:
             self.in_prompt.add(seq)
@@ -391,10 +439,3 @@ def _remove(line: list[Sequence], seq: Sequence) -> None:
     position = bisect_left(line, seq.rank, key=_rank)
     assert line[position] is seq, f"{seq} is not where it should be"
     del line[position]
-
-
-def _finish_with(seq: Sequence, token: int) -> Finish | None:
-    """How `seq` ends with its newest token, if it does. The sampler forbids end tokens before min_tokens."""
-    if token in seq.stop_ids and seq.num_answer > seq.request.sampling.min_tokens:
-        return "stop"
-    return "length" if len(seq.tokens) == seq.limit else None

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from redline.engine.message import Stats
 from redline.engine.request import Sequence
 from redline.engine.scheduler import Plan, SchedulerStats
+from redline.log import FALLBACKS
 from redline.plan.receipt import Meter, RequestMeter, receipt
 from redline.plan.roofline import StepWork
-from redline.types import Request
+from redline.types import Request, Timing
 
 
 @dataclass(slots=True)
@@ -72,6 +73,15 @@ class Accounts:
         account = self._live[sequence.request.id]
         account.first_token = account.first_token or self._clock()
 
+    def timing(self, sequence: Sequence) -> Timing:
+        """Where the time of the request went until now, for a choice that ends. Ask before `close`."""
+        account, now = self._live[sequence.request.id], self._clock()
+        began = account.first_step or now
+        first = account.first_token or now
+        return Timing(
+            queue_s=max(0.0, began - account.request.arrival), prefill_s=max(0.0, first - began), decode_s=max(0.0, now - first)
+        )
+
     def close(self, sequence: Sequence) -> dict[str, object] | None:
         """A choice ended. With the last one comes the request's receipt, if it was asked for."""
         account = self._live[sequence.request.id]
@@ -95,8 +105,12 @@ class Accounts:
         more: dict[str, float] = {}
         for phase, total in self.meter.totals.items():
             more |= {f"{phase}_tokens_total": float(total.tokens), f"{phase}_seconds_total": total.wall_s}
+            more |= {f"{phase}_bytes_total": total.weight_bytes + total.kv_bytes, f"{phase}_flops_total": total.flops}
             if total.limit_s and total.wall_s:
                 more[f"{phase}_roofline_ratio"] = total.limit_s / total.wall_s
+        if (ceilings := self.meter.ceilings) is not None:
+            more["ceiling_read_bytes_per_second"] = ceilings.read_bytes_per_s
+            more["ceiling_matmul_flops_per_second"] = ceilings.matmul_flops.get(self.meter.dtype, 0.0)
         return Stats(
             running=scheduler.running,
             waiting=scheduler.waiting,
@@ -110,4 +124,5 @@ class Accounts:
             steps=scheduler.steps,
             step_s=self.step_s,
             more=more,
+            fallbacks=[(name, reason, count) for (name, reason), count in FALLBACKS.items()],
         )

@@ -1,8 +1,9 @@
 """The engine process: `python -m redline.engine.worker FD`, started by launch.py.
 
 Loads the model named by the first message, says Ready, then turns the loop and the socket: messages in, one step,
-chunks out. It ends when told to stop, when the socket closes, or after an error it has reported. Knows nothing of HTTP
-or text. Open `serve` first.
+chunks out. Whoever listens hears it at least every second, or is told before how long it will be silent (`Voice`), so silence
+means that it is stuck. It ends when told to stop, when the socket closes, or after an error it has reported; a device that
+answers nothing but errors is such an error. Knows nothing of HTTP or text. Open `serve` first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from redline.engine.message import (
     Channel,
     ChannelClosed,
     Configure,
+    Expect,
     Failed,
+    Message,
     Output,
     Progress,
     Ready,
@@ -27,6 +30,7 @@ from redline.engine.message import (
     Submit,
     failure_of,
 )
+from redline.engine.step_time import StepTime
 from redline.errors import InternalError, RedlineError, TooLarge
 from redline.types import Chunk
 
@@ -35,6 +39,11 @@ if TYPE_CHECKING:
     from redline.engine.loop import Loop
 
 STATS_EVERY_S = 1.0
+ANNOUNCED_S = 0.5  # a longer step is announced
+QUIET_S = 0.25  # after so long without a word the next step is announced, however short
+MEASURE_S = 5.0  # what measuring the machine takes at the most
+COMPILE_S = 20.0  # the same for one kernel
+MOST_FAILED_STEPS = 16  # one after the other
 
 
 def main(argv: list[str]) -> int:
@@ -59,7 +68,10 @@ def serve(channel: Channel, config: EngineConfig) -> int:
 
         engine = build(config, lambda stage, percent: channel.send(Progress(stage, percent)))
         channel.send(Ready(engine.info))
-        _turn(channel, engine)
+        voice = Voice(channel, StepTime(engine.loop.meter, on_cpu=engine.info.device == "cpu", window=_window(engine)))
+        if engine.info.device != "cpu":
+            _announce_compilations(voice)
+        _turn(voice, engine)
     except ChannelClosed:
         raise
     except RedlineError as error:
@@ -72,43 +84,123 @@ def serve(channel: Channel, config: EngineConfig) -> int:
     return 0
 
 
-def _turn(channel: Channel, engine: Engine) -> None:
+class Voice:
+    """Sends, and announces what will keep the engine silent for long. `compiling` may be called from any thread."""
+
+    def __init__(self, channel: Channel, step_time: StepTime) -> None:
+        self.channel = channel
+        self._step_time = step_time
+        self._said = time.monotonic()
+        self._expected = Expect(0.0)
+        self._compiling_since = 0.0
+        self._compiled_s = 0.0  # within the step that is being waited for
+
+    def send(self, message: Message) -> None:
+        self.channel.send(message)
+        self._said = time.monotonic()
+
+    def expect(self, seconds: float, what: str) -> None:
+        """Announce `seconds` of silence if it matters: they are many, or nothing was said for a while."""
+        self._expected = Expect(seconds, what)
+        if seconds > ANNOUNCED_S or time.monotonic() - self._said > QUIET_S:
+            self.send(self._expected)
+
+    def step(self, loop: Loop) -> None:
+        """One step of the loop, announced if it is long."""
+        waits_for, failed = loop.in_flight, loop.failed_steps
+        self._compiled_s = 0.0
+        self.expect(self._step_time.predict(waits_for) if waits_for is not None else 0.0, "a step")
+        began = time.monotonic()
+        loop.step()
+        if waits_for is not None and loop.failed_steps <= failed:
+            self._step_time.learn(waits_for, max(0.0, time.monotonic() - began - self._compiled_s))
+
+    def compiling(self, what: str | None) -> None:
+        """A kernel is compiled now (`what`), or was (None), in the midst of something else."""
+        if what is not None:
+            self._compiling_since = time.monotonic()
+            self.send(Expect(COMPILE_S, f"compiling {what}"))
+        else:
+            self._compiled_s += time.monotonic() - self._compiling_since
+            self.send(self._expected)
+
+
+def _turn(voice: Voice, engine: Engine) -> None:
     """Messages in, a step, chunks out, until told to stop. Waits for messages only when there is nothing to compute."""
     loop, open_for_work, told = engine.loop, True, 0.0
     while open_for_work or loop.has_work:
-        messages = channel.poll(0 if loop.has_work else STATS_EVERY_S)
+        messages = voice.channel.poll(0 if loop.has_work else STATS_EVERY_S)
         for message in messages:
             open_for_work = _obey(message, loop) and open_for_work
         if not (messages or loop.has_work or engine.measured):
+            voice.expect(MEASURE_S, "measuring the machine")
             engine.measure()  # once in a machine's life, and never while a request waits
+        started: list[str] = []
         if loop.has_work:
-            loop.step()
+            voice.step(loop)
+            started = loop.started
         chunks = loop.take()
-        if chunks:
-            _send(channel, loop, chunks)
+        if chunks or started:
+            _send(voice, loop, chunks, started)
         elif not loop.has_work:
             loop.check()
         if (now := time.monotonic()) - told >= STATS_EVERY_S:
-            channel.send(loop.stats)
+            voice.send(loop.stats)
             told = now
+        if loop.failed_steps:
+            _check_device(engine)
     loop.close()
 
 
-def _send(channel: Channel, loop: Loop, chunks: list[Chunk]) -> None:
+def _check_device(engine: Engine) -> None:
+    """Raise after a step that failed if no step can work any more: one bad request is no reason to end, a lost device is."""
+    if engine.loop.failed_steps >= MOST_FAILED_STEPS:
+        raise InternalError(f"{engine.loop.failed_steps} steps failed, one after the other")
+    if engine.info.device != "cpu":
+        import torch
+
+        torch.cuda.synchronize(engine.info.device)  # raises what the device died of, again and again
+
+
+def _announce_compilations(voice: Voice) -> None:
+    """Have Triton say when it compiles: the first request of a new shape waits seconds for it."""
+    try:
+        from triton import knobs
+    except ImportError:
+        return
+
+    def begins(**about: Any) -> None:
+        voice.compiling(about["fn"].name)
+
+    def ended(**about: Any) -> None:
+        voice.compiling(None)
+
+    knobs.runtime.jit_cache_hook = begins
+    knobs.runtime.jit_post_compile_hook = ended
+
+
+def _window(engine: Engine) -> int:
+    return engine.checkpoint.shape.sliding_window
+
+
+def _send(voice: Voice, loop: Loop, chunks: list[Chunk], started: list[str]) -> None:
     """What one step produced, in as many messages as it takes; a chunk that fits into none ends its request."""
     try:
-        channel.send(Output(chunks))
+        voice.send(Output(chunks, started))
     except ValueError:
         if len(chunks) > 1:
             middle = len(chunks) // 2
-            _send(channel, loop, chunks[:middle])
-            _send(channel, loop, chunks[middle:])
+            _send(voice, loop, chunks[:middle], started)
+            _send(voice, loop, chunks[middle:], [])
             return
+        if started:
+            voice.send(Output([], started))
         (chunk,) = chunks
         error = TooLarge("the log-probabilities are too large for one message", hint="ask for fewer", param="prompt_logprobs")
         loop.fail(chunk.id, failure_of(error))
         if chunk.finish is not None:  # the loop has ended this choice already, and its end is what does not fit
-            channel.send(Output([Chunk(id=chunk.id, index=chunk.index, finish="error", failure=failure_of(error))]))
+            ended = Chunk(id=chunk.id, index=chunk.index, finish="error", failure=failure_of(error))
+            voice.send(Output([ended]))
 
 
 def _obey(message: Any, loop: Loop) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from redline.hardware.ceilings import Ceilings
-from redline.plan.roofline import StepWork, cost, limit_s
+from redline.plan.roofline import Cost, StepWork, cost, limit_s
 from redline.shapes import ModelShape
 
 Phase = Literal["prefill", "decode"]
@@ -23,13 +23,14 @@ _FASTER_THAN_LIMIT = 1.03  # beyond timer noise: the ceiling was measured on a b
 
 @dataclass(frozen=True, slots=True)
 class StepLimit:
-    """One step: its limit (None: no ceilings), what it took, and the bytes it had to move."""
+    """One step: its limit (None: no ceilings), what it took, the bytes it had to move and the FLOPs it had to do."""
 
     limit_s: float | None
     seconds: float  # the device's
     host_s: float  # the device waited for the host so long before it
     weight_bytes: float
     kv_bytes: float
+    flops: float
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Totals:
     limit_s: float = 0.0
     weight_bytes: float = 0.0
     kv_bytes: float = 0.0
+    flops: float = 0.0
 
     @property
     def wall_s(self) -> float:
@@ -56,6 +58,7 @@ class Totals:
         self.limit_s += step.limit_s or 0.0
         self.weight_bytes += step.weight_bytes
         self.kv_bytes += step.kv_bytes
+        self.flops += step.flops
 
 
 class Meter:
@@ -84,18 +87,23 @@ class Meter:
         self._weight_bytes = weight_bytes
         self._kv_bytes = kv_bytes
 
+    def cost(self, work: StepWork) -> Cost:
+        """Bytes and FLOPs of a step of this engine."""
+        return cost(self._shape, self._weight_bytes, self._kv_bytes, work)
+
     def step(self, work: StepWork, seconds: float, host_s: float) -> StepLimit:
         """Account one step: `seconds` of the device, before which it waited `host_s` for the host.
 
         A step with any prompt token beyond one per sequence counts as prefill in `totals`.
         """
-        due = cost(self._shape, self._weight_bytes, self._kv_bytes, work)
+        due = self.cost(work)
         step = StepLimit(
             limit_s=limit_s(due, self.ceilings, self.dtype) if self.ceilings else None,
             seconds=seconds,
             host_s=host_s,
             weight_bytes=due.weight_bytes,
             kv_bytes=due.kv_read_bytes + due.kv_write_bytes,
+            flops=due.flops,
         )
         self.totals["prefill" if work.tokens > work.sequences else "decode"].add(step, work.tokens)
         return step

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import pytest
 
 from redline.engine.admission import Limits, token_limit
@@ -9,7 +12,7 @@ from redline.engine.pages import PagePool
 from redline.errors import ConfigError, ContextTooLong, DoesNotFit, InvalidRequest
 from redline.types import Request, SamplingParams
 
-LIMITS = Limits(max_num_seqs=4, max_num_batched_tokens=16, max_model_len=100, max_queued_requests=8)
+LIMITS = Limits(max_num_seqs=4, max_num_batched_tokens=16, max_model_len=100, max_queued_requests=8, max_position=200)
 
 
 def limit_of(prompt: int, max_tokens: int | None, pages: int = 100) -> int:
@@ -32,6 +35,15 @@ def test_more_than_the_context_is_refused_with_the_numbers(prompt: int, max_toke
     for number in numbers.split():
         assert number in refused.value.message
     assert "max_model_len" in refused.value.hint and refused.value.status == 400
+
+
+def test_nobody_is_told_to_raise_a_context_that_is_the_models_own() -> None:
+    request = Request(id="r", prompt=[1] * 100, sampling=SamplingParams())
+    for pooling in (None, "last"):
+        asked = msgspec.structs.replace(request, prompt=[1] * 101, pooling=pooling)
+        with pytest.raises(ContextTooLong) as refused:
+            token_limit(asked, dataclasses.replace(LIMITS, max_position=100), PagePool(100, 4))
+        assert "max_model_len" not in refused.value.hint and "shorten the prompt" in refused.value.hint
 
 
 def test_what_could_never_fit_the_pool_is_refused_with_the_numbers() -> None:

@@ -18,7 +18,7 @@ from redline.engine.pages import PagePool
 from redline.engine.prefix import PrefixCache
 from redline.engine.scheduler import Scheduler
 from redline.errors import ContextTooLong, DoesNotFit, Overloaded
-from redline.types import Request, SamplingParams
+from redline.types import Pooling, Request, SamplingParams
 
 ROUNDS = 40
 
@@ -35,6 +35,7 @@ class World:
     accepted: dict[str, Request] = field(default_factory=dict)
     cancelled: set[tuple[str, int]] = field(default_factory=set)
     refused: int = 0
+    takes_grammars: bool = True  # a step is planned before the tokens of no more than one are known
 
 
 def make_world(rng: Random) -> World:
@@ -51,10 +52,12 @@ def make_world(rng: Random) -> World:
     scheduler = Scheduler(limits, pool, prefix, [EOS])
     world = World(rng, scheduler, pool, limits)
     device = FakeDevice(pool.num_pages, page_size)
+    lag = rng.choice([0, 1, 1, 1, 2])
+    world.takes_grammars = lag < 2
     world.loop = FakeLoop(
         scheduler,
         device,
-        lag=rng.choice([0, 1, 1, 1, 2]),
+        lag=lag,
         meanwhile=lambda: disturb(world),
         fails=lambda plan: rng.random() < 0.003,
     )
@@ -65,17 +68,20 @@ def make_request(world: World, name: str) -> Request:
     rng = world.rng
     shared = [1 + i % 3 for i in range(rng.choice([0, 0, 8, 16, 24]))]
     prompt = shared + [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, rng.choice([3, 30])))]
+    pooling: Pooling | None = rng.choice(["last", "mean"]) if rng.random() < 0.15 else None
     return Request(
         id=name,
         prompt=prompt,
+        grammar="fake" if pooling is None and world.takes_grammars and rng.random() < 0.4 else None,
         sampling=SamplingParams(
-            n=rng.choice([1, 1, 1, 2, 5]),
+            n=1 if pooling else rng.choice([1, 1, 1, 2, 5]),
             max_tokens=rng.choice([None, 1, 2, 7, 20]),
             min_tokens=rng.choice([0, 0, 1]),
             stop_token_ids=rng.choice([(), (), (5, 6)]),
             ignore_eos=rng.random() < 0.3,
-            prompt_logprobs=rng.choice([None, None, None, 0]),
+            prompt_logprobs=None if pooling else rng.choice([None, None, None, 0]),
         ),
+        pooling=pooling,
         priority=rng.choice([0, 0, 0, -1, 3]),
         arrival=world.loop.now,
         deadline=world.loop.now + rng.randint(1, 60) if rng.random() < 0.1 else None,
@@ -91,6 +97,8 @@ def offer(world: World, name: str) -> None:
         world.refused += 1
     else:
         world.accepted[name] = request
+        if request.grammar is not None:
+            world.loop.hold(request, world.rng.choice([0, 0, 1, 5, 30]))
 
 
 def disturb(world: World) -> None:
@@ -131,7 +139,7 @@ def judge(world: World) -> None:
         if finish in ("stop", "length"):
             assert (answer, finish) == (tokens, natural)
         else:
-            assert answer == tokens[: len(answer)] and len(answer) < len(tokens)
+            assert answer == tokens[: len(answer)] and (len(answer) < len(tokens) or not tokens)
             assert finish != "abort" or (name, index) in world.cancelled
             assert finish != "deadline" or request.deadline is not None
 
@@ -147,7 +155,22 @@ def test_random_traffic_on_starved_pools(effort: int) -> None:
         stats = world.scheduler.stats()
         happened += Counter(preempted=stats.preemptions, hit=stats.prefix_hit_tokens, refused=world.refused)
         happened.update(world.loop.ends.values())
-    for kind in ("preempted", "hit", "refused", "stop", "length", "abort", "deadline", "error"):
+        happened["pooled"] += sum(world.accepted[name].pooling is not None for name, _ in world.loop.ends)
+        happened["constrained"] += sum(world.accepted[name].grammar is not None for name, _ in world.loop.ends)
+        happened["forced"] += world.loop.forced
+    for kind in (
+        "preempted",
+        "hit",
+        "refused",
+        "stop",
+        "length",
+        "abort",
+        "deadline",
+        "error",
+        "pooled",
+        "constrained",
+        "forced",
+    ):
         assert happened[kind] >= ROUNDS * effort, f"too little of {kind} to say anything"
 
 

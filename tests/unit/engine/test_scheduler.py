@@ -65,7 +65,7 @@ def test_the_next_step_takes_a_token_the_host_does_not_know() -> None:
     sequence = first.entries[0].sequence
     assert (len(sequence.tokens), sequence.in_flight, sequence.length) == (6, 2, 8)
     [known] = loop.scheduler.apply(first, [9])
-    assert (known.token, known.sample, known.finish, sequence.tokens[6:]) == (9, 0, None, [9])
+    assert (known.tokens, known.sample, known.finish, sequence.tokens[6:]) == ([9], 0, None, [9])
 
 
 def test_an_end_by_length_computes_nothing_in_vain() -> None:

@@ -10,6 +10,7 @@ from redline.engine.request import Sequence
 from redline.engine.scheduler import Entry, Plan, SchedulerStats
 from redline.engine.stats import Accounts
 from redline.hardware import Ceilings
+from redline.log import FALLBACKS
 from redline.plan.receipt import Meter
 from redline.plan.roofline import StepWork, cost, limit_s
 from redline.shapes import known
@@ -17,6 +18,19 @@ from redline.types import Request, SamplingParams
 
 SHAPE = known("tiny-llama")
 CEILINGS = Ceilings("cpu", "a cpu", 1e10, {"float32": 1e11}, "2026-01-01T00:00:00+00:00")
+
+IDLE = SchedulerStats(
+    waiting=1,
+    running=2,
+    pages_free=3,
+    pages_cached=4,
+    pages_used=5,
+    steps=6,
+    tokens_planned=7,
+    preemptions=8,
+    prefix_query_tokens=9,
+    prefix_hit_tokens=10,
+)
 
 
 class Clock:
@@ -97,19 +111,7 @@ def test_steps_of_ended_requests_count_for_the_engine_alone(accounts: Accounts) 
     accounts.close(one)
     accounts.step(plan((one, 3, 1, True), (two, 0, 4, True)), seconds=2.0, host_s=0.0)
     accounts.token(two)
-    idle = SchedulerStats(
-        waiting=1,
-        running=2,
-        pages_free=3,
-        pages_cached=4,
-        pages_used=5,
-        steps=6,
-        tokens_planned=7,
-        preemptions=8,
-        prefix_query_tokens=9,
-        prefix_hit_tokens=10,
-    )
-    stats = accounts.stats(idle)
+    stats = accounts.stats(IDLE)
     assert (stats.prompt_tokens, stats.generation_tokens, stats.step_s, stats.pages_total, stats.steps) == (7, 1, 2.0, 12, 6)
     assert (stats.more["prefill_tokens_total"], stats.more["prefill_seconds_total"], stats.more["decode_tokens_total"]) == (
         5,
@@ -117,3 +119,33 @@ def test_steps_of_ended_requests_count_for_the_engine_alone(accounts: Accounts) 
         0,
     )
     assert 0 < stats.more["prefill_roofline_ratio"] < 1 and "decode_roofline_ratio" not in stats.more
+
+
+def test_a_requests_time_is_waiting_prefill_and_decode_and_nothing_is_lost(accounts: Accounts, clock: Clock) -> None:
+    """From its arrival to the moment of asking: the three add up to all of it."""
+    [one] = choices("a", 4, arrival=clock.now - 1.0)
+    accounts.open(one.request)
+    clock.now += 2.0
+    accounts.step(plan((one, 0, 4, True)), seconds=0.5, host_s=0.0)
+    accounts.token(one)
+    clock.now += 3.0
+    timing = accounts.timing(one)
+    assert (timing.queue_s, timing.prefill_s, timing.decode_s) == pytest.approx((2.5, 0.5, 3.0))
+    assert timing.queue_s + timing.prefill_s + timing.decode_s == pytest.approx(clock.now - one.request.arrival)
+
+
+def test_the_time_of_a_request_that_never_ran_is_all_waiting(accounts: Accounts, clock: Clock) -> None:
+    [one] = choices("a", 4, arrival=clock.now)
+    accounts.open(one.request)
+    clock.now += 2.0
+    timing = accounts.timing(one)
+    assert (timing.queue_s, timing.prefill_s, timing.decode_s) == (2.0, 0.0, 0.0)
+
+
+def test_fallbacks_of_the_process_are_told(accounts: Accounts) -> None:
+    FALLBACKS.clear()
+    try:
+        FALLBACKS["attention", "no GPU"] += 2
+        assert accounts.stats(IDLE).fallbacks == [("attention", "no GPU", 2)]
+    finally:
+        FALLBACKS.clear()

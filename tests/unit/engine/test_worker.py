@@ -1,16 +1,25 @@
-"""The engine process's end of the socket: what one step produced travels in as many messages as it takes."""
+"""The engine process: what a step produced travels whole, what will take long is announced, and a lost device is the end."""
 
 from __future__ import annotations
 
 import socket
-from typing import cast
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from redline.engine.loop import Loop
-from redline.engine.message import Channel, FromEngine, Output
-from redline.engine.worker import _send
+from redline.engine.message import Channel, Expect, FromEngine, Output, Stats
+from redline.engine.scheduler import Plan
+from redline.engine.step_time import StepTime
+from redline.engine.worker import COMPILE_S, MOST_FAILED_STEPS, Voice, _announce_compilations, _send, _turn
+from redline.errors import InternalError
 from redline.types import Chunk, Failure, TokenLogprob
+
+if TYPE_CHECKING:
+    from redline.engine.build import Engine
 
 
 class FakeLoop:
@@ -31,7 +40,7 @@ def test_output_too_large_for_one_message_is_cut_and_a_chunk_too_large_ends_its_
     chunks = [Chunk(id=f"r{i}", tokens=list(range(100))) for i in range(9)]
     chunks.insert(4, Chunk(id="large", prompt_logprobs=large))
     sending, reading = Channel(theirs), Channel(ours, FromEngine)
-    _send(sending, cast(Loop, loop), chunks)
+    _send(Voice(sending, cast(StepTime, None)), cast(Loop, loop), chunks, ["r0"])
     got = [chunk for message in reading.poll(1) if isinstance(message, Output) for chunk in message.chunks]
     sending.close()
     reading.close()
@@ -45,8 +54,109 @@ def test_an_end_that_does_not_fit_is_told_as_an_error(monkeypatch: pytest.Monkey
     ours, theirs = socket.socketpair()
     sending, reading = Channel(theirs), Channel(ours, FromEngine)
     large: list[TokenLogprob | None] = [TokenLogprob(i, -0.5) for i in range(500)]
-    _send(sending, cast(Loop, FakeLoop()), [Chunk(id="large", prompt_logprobs=large, finish="length")])
+    ended = Chunk(id="large", prompt_logprobs=large, finish="length")
+    _send(Voice(sending, cast(StepTime, None)), cast(Loop, FakeLoop()), [ended], ["large"])
     got = [chunk for message in reading.poll(1) if isinstance(message, Output) for chunk in message.chunks]
     sending.close()
     reading.close()
     assert [(chunk.finish, chunk.failure and chunk.failure.code) for chunk in got] == [("error", "too_large")]
+
+
+class Predicted:
+    """A `StepTime` that always says the same and remembers what it was taught."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.learned: list[float] = []
+
+    def predict(self, plan: Plan) -> float:
+        return self.seconds
+
+    def learn(self, plan: Plan, seconds: float) -> None:
+        self.learned.append(seconds)
+
+
+class SteppingLoop:
+    """A loop with one step in flight, each of which takes `seconds`, does `meanwhile`, and may fail."""
+
+    def __init__(self, seconds: float = 0.0, meanwhile: Callable[[], None] = lambda: None, fails: bool = False) -> None:
+        self.in_flight = Plan(0, [], [], 0)
+        self.failed_steps = 0
+        self.has_work = True
+        self.started: list[str] = []
+        self.stats = Stats()
+        self._seconds, self._meanwhile, self._fails = seconds, meanwhile, fails
+
+    def step(self) -> None:
+        time.sleep(self._seconds)
+        self._meanwhile()
+        self.failed_steps += self._fails
+
+    def take(self) -> list[Chunk]:
+        return []
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[Channel, Channel]]:
+    ours, theirs = socket.socketpair()
+    sending, reading = Channel(theirs), Channel(ours, FromEngine)
+    yield sending, reading
+    sending.close()
+    reading.close()
+
+
+def test_a_long_step_is_announced_and_learned_and_a_short_one_is_not(wire: tuple[Channel, Channel]) -> None:
+    long, short = Predicted(3.0), Predicted(0.001)
+    Voice(wire[0], cast(StepTime, long)).step(cast(Loop, SteppingLoop(0.05)))
+    Voice(wire[0], cast(StepTime, short)).step(cast(Loop, SteppingLoop()))
+    assert wire[1].poll(0.1) == [Expect(3.0, "a step")]
+    assert long.learned[0] >= 0.05 and len(short.learned) == 1
+
+
+def test_after_some_silence_even_a_short_step_is_announced(
+    wire: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence is counted from the beginning of the step, not from whatever was said before."""
+    monkeypatch.setattr("redline.engine.worker.QUIET_S", 0.01)
+    voice = Voice(wire[0], cast(StepTime, Predicted(0.001)))
+    time.sleep(0.02)
+    voice.step(cast(Loop, SteppingLoop()))
+    assert wire[1].poll(0.1) == [Expect(0.001, "a step")]
+
+
+def test_a_step_that_fails_teaches_nothing(wire: tuple[Channel, Channel]) -> None:
+    times = Predicted(0.0)
+    Voice(wire[0], cast(StepTime, times)).step(cast(Loop, SteppingLoop(fails=True)))
+    assert times.learned == []
+
+
+def test_a_compilation_in_a_step_is_announced_by_tritons_own_hooks_and_not_taken_for_the_steps_time(
+    wire: tuple[Channel, Channel],
+) -> None:
+    knobs = pytest.importorskip("triton.knobs", reason="this torch brings no Triton")
+    times = Predicted(1.0)
+    voice = Voice(wire[0], cast(StepTime, times))
+    before = knobs.runtime.jit_cache_hook, knobs.runtime.jit_post_compile_hook
+    try:
+        _announce_compilations(voice)
+
+        def compile() -> None:
+            about = {"key": "k", "repr": "r", "compile": {}, "is_manual_warmup": False, "already_compiled": False}
+            assert not knobs.runtime.jit_cache_hook(fn=SimpleNamespace(name="a_kernel"), **about), "or Triton would not compile"
+            time.sleep(0.2)
+            knobs.runtime.jit_post_compile_hook(fn=SimpleNamespace(name="a_kernel"), **about)
+
+        voice.step(cast(Loop, SteppingLoop(meanwhile=compile)))
+    finally:
+        knobs.runtime.jit_cache_hook, knobs.runtime.jit_post_compile_hook = before
+    assert wire[1].poll(0.1) == [Expect(1.0, "a step"), Expect(COMPILE_S, "compiling a_kernel"), Expect(1.0, "a step")]
+    assert times.learned[0] < 0.15
+
+
+def test_an_engine_whose_steps_all_fail_ends(wire: tuple[Channel, Channel]) -> None:
+    """A lost device fails every step for ever, and only a new process helps; one bad request fails a few."""
+    loop = SteppingLoop(fails=True)
+    engine = SimpleNamespace(loop=loop, measured=True, info=SimpleNamespace(device="cpu"))
+    with pytest.raises(InternalError, match="16 steps failed"):
+        _turn(Voice(wire[0], cast(StepTime, Predicted(0.0))), cast("Engine", engine))
+    assert loop.failed_steps == MOST_FAILED_STEPS
