@@ -45,14 +45,22 @@ Event = Text | Reasoning | CallBegin | CallArguments
 
 
 class Parser(Protocol):
-    """Reads one answer. `push` tells what `text` made certain; `finish` what is left when the answer has ended."""
+    """Reads one answer. `push` tells what `text` made certain; `finish` what is left when the answer has ended.
 
+    `markers` are the texts it looks for: special tokens that spell them must be part of the text it is fed, while all
+    other special tokens never are.
+    """
+
+    @property
+    def markers(self) -> tuple[str, ...]: ...
     def push(self, text: str) -> list[Event]: ...
     def finish(self) -> list[Event]: ...
 
 
 class PlainParser:
     """Everything is text."""
+
+    markers = ()
 
     def push(self, text: str) -> list[Event]:
         return [Text(text)] if text else []

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 
 from redline.chat.bounds import DEFAULT_LIMITS, LimitExceeded, Limits
 from redline.chat.sandbox import BoundedEnvironment, Refused
-from redline.errors import InvalidRequest, TemplateError
+from redline.errors import InvalidRequest, NotFound, TemplateError
 
 MAX_SOURCE_CHARS = 128 * 1024
 MAX_DEPTH = 48  # of nesting in messages, tools and variables
@@ -26,23 +26,28 @@ _END = "REDLINE_END_OF_FINAL_MESSAGE "  # its last space tells whether the templ
 class ChatTemplate:
     """One template, compiled once; safe to share between threads.
 
-    `tokens` are the texts that templates name (`bos_token`, `eos_token` ...).
+    `tokens` are the texts that templates name (`bos_token`, `eos_token` ...); `variables` the names that this one reads.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str] | None = None, *, limits: Limits = DEFAULT_LIMITS):
         """Raises TemplateError for a source that is too long or does not compile."""
         self.source = source
-        self._is_missing = False
-        self._tokens = dict(tokens or {})
+        self.tokens = dict(tokens or {})
+        self.is_missing = False
         self._limits = limits
         self._environment = BoundedEnvironment()
-        self._template, self._takes_parts = self._compile(source)
+        self._template, self._takes_parts, self.variables = self._compile(source)
 
     @classmethod
-    def of_model(cls, source: str | None, tokens: Mapping[str, str]) -> ChatTemplate:
-        """The template that a checkpoint brings, or for None one whose `render` says that the model has none."""
+    def of_model(cls, source: str | None, tokens: Mapping[str, str], *, file: str | None = None) -> ChatTemplate:
+        """The template that a checkpoint brings, or for None one whose `render` says that the model has none.
+
+        A `file` that the user names goes before the checkpoint's own. Raises NotFound where there is none.
+        """
+        if file is not None:
+            source = _read(file)
         template = cls(source or "", tokens)
-        template._is_missing = source is None
+        template.is_missing = source is None
         return template
 
     def render(
@@ -61,12 +66,13 @@ class ChatTemplate:
 
         Contents: a list of {"type": "text", "text": ...} parts stays a list if the template loops over something
         called `content`, and else becomes one string, a line break between parts. Arguments of tool calls that are
-        JSON in a string, as the OpenAI API sends them, become the object: templates write them with `tojson`.
+        JSON in a string, as the OpenAI API sends them, become the object, as templates write them with `tojson`; a template
+        that fails with an object gets the string.
 
         Raises InvalidRequest for messages that are not plain data or options that contradict each other,
         TemplateError where the template refuses the messages, fails or uses more than `Limits`.
         """
-        if self._is_missing:
+        if self.is_missing:
             raise TemplateError("this model has no chat template", hint="use /v1/completions, or redline generate --raw")
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
@@ -76,28 +82,37 @@ class ChatTemplate:
         final = _mark_end(chat) if continue_final_message else ""
         variables = {
             "documents": None,
-            **self._tokens,
-            **_plain(kwargs, "chat_template_kwargs"),
+            **self.tokens,
+            **plain_data(kwargs, "chat_template_kwargs"),
             "messages": chat,
-            "tools": _plain(tools, "tools"),
+            "tools": plain_data(tools, "tools"),
             "add_generation_prompt": add_generation_prompt,
         }
-        text = self._run(variables)
+        text = self._run(variables, chat)
         return _cut_at_end(text, final) if continue_final_message else text
 
-    def _compile(self, source: str) -> tuple[jinja2.Template, bool]:
+    def _compile(self, source: str) -> tuple[jinja2.Template, bool, frozenset[str]]:
+        """The template; whether it takes contents in parts; the variables that it reads and does not set first."""
         if len(source) > MAX_SOURCE_CHARS:
             raise TemplateError(f"the chat template has {len(source)} characters, at most {MAX_SOURCE_CHARS} are read")
         try:
-            return self._environment.compile_bounded(source), _loops_over_content(self._environment.parse(source))
+            tree = self._environment.parse(source)
+            variables = frozenset(meta.find_undeclared_variables(tree))
+            return self._environment.compile_bounded(source), _loops_over_content(tree), variables
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"the chat template does not compile: line {error.lineno}: {error.message}") from error
         except Exception as error:  # Python's own limits on nesting, in several guises
             raise TemplateError(f"the chat template does not compile: {type(error).__name__}: {error}") from error
 
-    def _run(self, variables: dict[str, Any]) -> str:
+    def _run(self, variables: dict[str, Any], chat: list[dict[str, Any]]) -> str:
         try:
-            return self._environment.render_bounded(self._template, variables, self._limits)
+            try:
+                return self._environment.render_bounded(self._template, variables, self._limits)
+            except TypeError:  # some templates add the arguments of a call to a text
+                written = [_write_arguments(call) for message in chat for call in message.get("tool_calls") or ()]
+                if not any(written):
+                    raise
+                return self._environment.render_bounded(self._template, variables, self._limits)
         except LimitExceeded as error:
             raise TemplateError(f"the chat template {error}") from error
         except Refused as error:
@@ -111,7 +126,7 @@ class ChatTemplate:
         where = f"messages[{number}]"
         if not isinstance(message, Mapping):
             raise InvalidRequest(f"{where} is not an object", param=where)
-        plain: dict[str, Any] = _plain(message, where)
+        plain: dict[str, Any] = plain_data(message, where)
         if isinstance(plain.get("content"), list) and not self._takes_parts:
             plain["content"] = "\n".join(_part_text(part, f"{where}.content") for part in plain["content"])
         for call in plain.get("tool_calls") or ():
@@ -119,16 +134,19 @@ class ChatTemplate:
         return plain
 
 
-def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy made of JSON's types alone, so that a template meets no object with methods of its own."""
+def plain_data(value: Any, where: str, depth: int = 0) -> Any:
+    """A copy made of JSON's types alone, so that a template meets no object with methods of its own.
+
+    Raises InvalidRequest, naming `where`, for anything else and for what is nested more than `MAX_DEPTH` deep.
+    """
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth > MAX_DEPTH:
         raise InvalidRequest(f"{where} is nested more than {MAX_DEPTH} deep", param=where)
     if isinstance(value, Mapping):
-        return {_plain(key, where, depth + 1): _plain(item, where, depth + 1) for key, item in value.items()}
+        return {plain_data(key, where, depth + 1): plain_data(item, where, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, where, depth + 1) for item in value]
+        return [plain_data(item, where, depth + 1) for item in value]
     for kind in (str, int, float):
         if isinstance(value, kind):  # a subclass, such as an enum
             return kind(value)
@@ -150,7 +168,26 @@ def _parse_arguments(call: Any) -> None:
         except (ValueError, RecursionError):
             return  # a model may have written what is no JSON: the template sees it as it was
         if isinstance(parsed, dict):
-            function["arguments"] = _plain(parsed, "tool_calls")
+            function["arguments"] = plain_data(parsed, "tool_calls")
+
+
+def _write_arguments(call: Any) -> bool:
+    """Make the arguments of a call their JSON text; whether they were an object."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return False
+    function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    return True
+
+
+def _read(file: str) -> str:
+    try:
+        with open(file, encoding="utf-8") as lines:
+            return lines.read(MAX_SOURCE_CHARS + 1)
+    except UnicodeDecodeError as error:
+        raise TemplateError(f"the chat template {file} is not UTF-8", param="chat_template") from error
+    except OSError as error:
+        raise NotFound(f"the chat template {file} cannot be read: {error.strerror}", param="chat_template") from error
 
 
 def _loops_over_content(tree: nodes.Template) -> bool:

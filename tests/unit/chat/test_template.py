@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from redline.chat.bounds import Limits
 from redline.chat.template import MAX_SOURCE_CHARS, ChatTemplate
-from redline.errors import InvalidRequest, TemplateError
+from redline.errors import InvalidRequest, NotFound, TemplateError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 QUICK = Limits(seconds=0.3)
@@ -204,6 +204,21 @@ class TestMessages:
         with pytest.raises(TemplateError, match="no chat template") as caught:
             template.render([{"role": "user", "content": "x"}])
         assert "--raw" in caught.value.hint
+
+    def test_a_file_that_the_user_names_goes_before_the_models_own(self, tmp_path: Path) -> None:
+        file = tmp_path / "mine.jinja"
+        file.write_text("{{ messages[0].content }}!{{ eos_token }}")
+        for own in (None, self.ROLES):
+            template = ChatTemplate.of_model(own, {"eos_token": "</s>"}, file=str(file))
+            assert template.render([{"role": "user", "content": "é"}]) == "é!</s>"
+        for wrong, content in (("broken", b"{% if %}"), ("binary", b"\xff\xfe"), ("long", b"x" * (MAX_SOURCE_CHARS + 1))):
+            (tmp_path / wrong).write_bytes(content)
+            with pytest.raises(TemplateError):
+                ChatTemplate.of_model(None, {}, file=str(tmp_path / wrong))
+        for missing in (tmp_path / "none", tmp_path):
+            with pytest.raises(NotFound) as caught:
+                ChatTemplate.of_model(None, {}, file=str(missing))
+            assert caught.value.param == "chat_template"
 
     def test_the_templates_own_refusal_is_passed_on(self) -> None:
         with pytest.raises(TemplateError, match="refused the messages: roles must alternate"):
