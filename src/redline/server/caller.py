@@ -27,12 +27,15 @@ class Caller:
 
 
 ANYONE = Caller()
-"""Whoever asks a server that has no keys."""
+"""Whoever asks a server that has no keys, and the holder of a server's one --api-key."""
+
+NOBODY = Caller(scopes=frozenset())
+"""Who brought no key where one is needed."""
 
 
 def caller_of(scope: MutableMapping[str, Any]) -> Caller:
-    """The caller of an ASGI scope."""
-    caller: Caller = scope.get(_KEY, ANYONE)
+    """The caller of an ASGI scope; nobody where auth.py was not asked."""
+    caller: Caller = scope.get(_KEY, NOBODY)
     return caller
 
 

@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from redline.chat.parser import Text
+from redline.chat.parser import CallArguments, CallBegin, Event, Reasoning, Text
 from redline.engine.answer import Delta
-from redline.errors import InvalidRequest, UnsupportedField
 from redline.server import logprobs
+from redline.server.answers import ChatChunk, ChatCompletion
 from redline.server.caller import caller_of
-from redline.server.chat_schema import ChatBody, Message
+from redline.server.chat_input import conversation_of
+from redline.server.chat_schema import ChatBody
 from redline.server.connection import read_body
-from redline.server.conversation import Conversation, prepare
+from redline.server.conversation import prepare
 from redline.server.endpoint import Endpoint
 from redline.server.generation import Piece
+from redline.server.output_format import grammar_of, wanted_of
 from redline.server.parameters import parameters_of
 from redline.server.reply import Call, Json, reply
-from redline.server.schema import decode, quoted
+from redline.server.schema import decode
 from redline.server.service import Service
 from redline.types import SamplingParams
-
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_UNBUILT_ROLES = ("tool", "function")
-_RESERVED = {"self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"}
 
 
 class ChatCompletions:
@@ -45,7 +44,7 @@ class ChatCompletions:
         info = service.ready()
         service.check_model(body.model)
         asked = parameters_of(body, info)
-        conversation = conversation_of(body)
+        conversation = replace(conversation_of(body), grammar=await grammar_of(service, wanted_of(body)))
         prepared = await prepare(service, conversation, asked)
         call = Call(
             prefix="chatcmpl",
@@ -56,7 +55,8 @@ class ChatCompletions:
             continues=conversation.continues,
             caller=caller_of(scope),
         )
-        style = ChatStyle(service.tokenizer, prepared.sampling)
+        may_call = bool(conversation.choice.of(conversation.tools))
+        style = ChatStyle(service.tokenizer, prepared.sampling, may_call=may_call)
         request = call.request(0, prepared.tokens, prepared.sampling, grammar=prepared.grammar)
         await reply(service, call, [request], style, receive, send, parser=prepared.parser)
 
@@ -70,40 +70,10 @@ def endpoints(service: Service) -> list[Endpoint]:
             scope="inference",
             summary="Answer a conversation.",
             body=ChatBody,
+            answer=ChatCompletion,
+            event=ChatChunk,
         )
     ]
-
-
-def conversation_of(body: ChatBody) -> Conversation:
-    """The conversation of a body. Raises InvalidRequest or UnsupportedField."""
-    if not body.messages:
-        raise InvalidRequest("messages is empty", param="messages")
-    messages = [_plain(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
-    goes_on = bool(body.continue_final_message)
-    opens = not goes_on if body.add_generation_prompt is None else body.add_generation_prompt
-    if goes_on and opens:
-        raise InvalidRequest("continue_final_message contradicts add_generation_prompt", param="continue_final_message")
-    if goes_on and messages[-1]["role"] != "assistant":
-        raise InvalidRequest("continue_final_message needs a last message of the assistant", param="continue_final_message")
-    extra = body.chat_template_kwargs or {}
-    for name in sorted(_RESERVED & extra.keys()):
-        raise InvalidRequest(f"chat_template_kwargs must not set {name}", param=f"chat_template_kwargs.{name}")
-    template = {"add_generation_prompt": opens, "continue_final_message": goes_on, **extra}
-    return Conversation(messages=messages, template=template)
-
-
-def _plain(message: Message, path: str) -> Json:
-    if message.role in _UNBUILT_ROLES:
-        raise UnsupportedField(f"{path}: messages of role {quoted(message.role)} are not supported", param=f"{path}.role")
-    if message.role not in _ROLES:
-        known = ", ".join(_ROLES)
-        raise InvalidRequest(f"{path}: there is no role {quoted(message.role)}", hint=f"use one of {known}", param=f"{path}.role")
-    if message.content is None:
-        raise InvalidRequest(f"{path}.content is required", param=f"{path}.content")
-    parts = message.content
-    content = parts if isinstance(parts, str) else [{"type": "text", "text": part.text} for part in parts]
-    named = {} if message.name is None else {"name": message.name}
-    return {"role": _ROLES[message.role], "content": content, **named}
 
 
 class ChatStyle:
@@ -112,32 +82,62 @@ class ChatStyle:
     chunk_kind = "chat.completion.chunk"
     document_kind = "chat.completion"
 
-    def __init__(self, spelling: logprobs.Spelling, sampling: SamplingParams) -> None:
+    def __init__(self, spelling: logprobs.Spelling, sampling: SamplingParams, *, may_call: bool = False) -> None:
+        """`may_call`: an answer may be calls without any text, so that its stream does not begin with an empty one."""
         self._spelling = spelling
         self._stop_ids = sampling.stop_token_ids
+        self._first = {"role": "assistant", "content": None if may_call else ""}
         self._begun: set[int] = set()
+        self._called: set[int] = set()
 
     def events(self, piece: Piece) -> Iterator[Json]:
         choice, delta = piece.choice, piece.delta
         scores = self._scores(delta)
         if choice not in self._begun:
             self._begun.add(choice)
-            yield {"index": choice, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+            yield {"index": choice, "delta": self._first, "logprobs": None, "finish_reason": None}
         if piece.events or delta.logprobs or delta.prompt_logprobs:
-            text = "".join(event.text for event in piece.events if isinstance(event, Text))
-            yield {"index": choice, "delta": {"content": text}, **scores, "finish_reason": None}
+            yield {"index": choice, "delta": self._told(choice, piece.events), **scores, "finish_reason": None}
         if delta.finish is not None:
-            yield {"index": choice, "delta": {}, "logprobs": None, **finish_of(delta, self._stop_ids)}
+            yield {"index": choice, "delta": {}, "logprobs": None, **self._finish(choice, delta)}
 
     def choice(self, whole: Piece) -> Json:
-        text = "".join(event.text for event in whole.events if isinstance(event, Text))
-        message = {"role": "assistant", "content": text, "refusal": None}
+        told = self._told(whole.choice, whole.events)
+        calls = [{key: value for key, value in call.items() if key != "index"} for call in told.get("tool_calls", ())]
+        message = {"role": "assistant", "content": None if calls else "", "refusal": None, **told}
+        if calls:
+            message["tool_calls"] = calls
         return {
             "index": whole.choice,
             "message": message,
             **self._scores(whole.delta),
-            **finish_of(whole.delta, self._stop_ids),
+            **self._finish(whole.choice, whole.delta),
         }
+
+    def _told(self, choice: int, events: list[Event]) -> Json:
+        """What the events add to a message: only the fields that they speak of."""
+        told: Json = {}
+        calls: dict[int, Json] = {}
+        for event in events:
+            match event:
+                case Text(text):
+                    told["content"] = told.get("content", "") + text
+                case Reasoning(text):
+                    told["reasoning_content"] = told.get("reasoning_content", "") + text
+                case CallBegin(number, id, name):
+                    self._called.add(choice)
+                    calls[number] = {"index": number, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}
+                case CallArguments(number, text):
+                    call = calls.setdefault(number, {"index": number, "function": {"arguments": ""}})
+                    call["function"]["arguments"] += text
+        if calls:
+            told["tool_calls"] = list(calls.values())
+        return told
+
+    def _finish(self, choice: int, delta: Delta) -> Json:
+        finish = finish_of(delta, self._stop_ids)
+        called = choice in self._called and finish["finish_reason"] == "stop"
+        return {**finish, "finish_reason": "tool_calls"} if called else finish
 
     def _scores(self, delta: Delta) -> Json:
         told: Json = {"logprobs": None}

@@ -12,16 +12,19 @@ from collections.abc import Iterator
 from starlette.types import Receive, Scope, Send
 
 from redline.engine.answer import Delta
+from redline.engine.message import EngineInfo
 from redline.errors import InvalidRequest
 from redline.server import logprobs
+from redline.server.answers import Completion
 from redline.server.caller import caller_of
 from redline.server.chat import finish_of
 from redline.server.completion_schema import CompletionBody
 from redline.server.connection import read_body
-from redline.server.conversation import INLINE_CHARS
 from redline.server.endpoint import Endpoint
 from redline.server.generation import Piece
+from redline.server.output_format import grammar_of, wanted_of
 from redline.server.parameters import fit, parameters_of
+from redline.server.prompt import INLINE_CHARS, Prompt, encode, listed
 from redline.server.reply import Call, Json, reply
 from redline.server.schema import decode
 from redline.server.service import Service
@@ -29,7 +32,6 @@ from redline.tokenizer import Tokenizer
 from redline.types import Request, TokenLogprob
 
 MAX_CHOICES = 1024  # prompts times n
-Prompt = str | list[int]
 
 
 class Completions:
@@ -46,10 +48,11 @@ class Completions:
         service.check_model(body.model)
         asked = parameters_of(body, info)
         prompts = prompts_of(body)
+        grammar = await grammar_of(service, wanted_of(body))
         if sum(len(prompt) for prompt in prompts) > INLINE_CHARS:
-            tokens = await asyncio.to_thread(self._tokens, prompts)
+            tokens = await asyncio.to_thread(self._tokens, prompts, info)
         else:
-            tokens = self._tokens(prompts)
+            tokens = self._tokens(prompts, info)
         call = Call(
             prefix="cmpl",
             model=service.served_name,
@@ -59,15 +62,15 @@ class Completions:
             continues=True,
             caller=caller_of(scope),
         )
-        requests = [call.request(i, of, fit(of, asked, info, "prompt")) for i, of in enumerate(tokens)]
+        requests = [call.request(i, of, fit(of, asked, info, "prompt"), grammar=grammar) for i, of in enumerate(tokens)]
         style = CompletionStyle(
             service.tokenizer, requests, echo=prompts if body.echo else None, score_prompt=body.prompt_logprobs is not None
         )
         await reply(service, call, requests, style, receive, send)
 
-    def _tokens(self, prompts: list[Prompt]) -> list[list[int]]:
-        encode = self._service.tokenizer.encode
-        return [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    def _tokens(self, prompts: list[Prompt], info: EngineInfo) -> list[list[int]]:
+        tokenizer = self._service.tokenizer
+        return [encode(tokenizer, of, info, "prompt") if isinstance(of, str) else of for of in prompts]
 
 
 def endpoints(service: Service) -> list[Endpoint]:
@@ -79,23 +82,19 @@ def endpoints(service: Service) -> list[Endpoint]:
             scope="inference",
             summary="Continue a text.",
             body=CompletionBody,
+            answer=Completion,
+            event=Completion,
         )
     ]
 
 
 def prompts_of(body: CompletionBody) -> list[Prompt]:
     """The prompts of a body, whichever of its four forms it takes. Raises InvalidRequest for a mixed list."""
-    if isinstance(body.prompt, str):
-        return [body.prompt]
-    tokens = [item for item in body.prompt if isinstance(item, int)]
-    others: list[Prompt] = [item for item in body.prompt if not isinstance(item, int)]
-    if tokens and others or len({type(item) for item in others}) > 1:
-        raise InvalidRequest("prompt mixes texts, tokens and lists of tokens", hint="send one kind", param="prompt")
-    prompts = [tokens] if tokens else others
+    prompts = listed(body.prompt, "prompt")
     n = 1 if body.n is None else body.n
     if not 0 < len(prompts) * n <= MAX_CHOICES:
         raise InvalidRequest(f"1 to {MAX_CHOICES} answers can be asked for at a time, not {len(prompts) * n}", param="prompt")
-    return list(prompts)
+    return prompts
 
 
 class CompletionStyle:

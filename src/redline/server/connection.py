@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 from starlette.types import Receive, Send
 
 from redline.errors import SlowBody
@@ -59,6 +60,11 @@ async def send_json(send: Send, body: object) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": data})
+
+
+def json_response(body: object) -> Response:
+    """The same for a handler that returns its answer."""
+    return Response(msgspec.json.encode(body), media_type="application/json")
 
 
 async def _gone(receive: Receive) -> None:

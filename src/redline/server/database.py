@@ -38,7 +38,11 @@ class Database:
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` without holding up the event loop. It is finished even if the caller is cancelled meanwhile."""
-        return await asyncio.wrap_future(self._thread.submit(self._transaction, work))
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._transaction, work)))
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Like `do` for work that changes nothing: it never waits for another process that writes."""
+        return await asyncio.wrap_future(self._thread.submit(self._transaction, work, "BEGIN"))
 
     def close(self) -> None:
         """Finish what was asked for and close the file. Safe to repeat."""
@@ -46,9 +50,9 @@ class Database:
             self._thread.submit(self._connection.close).result()
             self._thread.shutdown()
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, work: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMMEDIATE") -> T:
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(begin)
         try:
             result = work(connection)
         except BaseException:

@@ -7,7 +7,7 @@ silence. Knows nothing of text or HTTP. Open `sampling_of` first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from redline.engine.message import EngineInfo
 from redline.errors import ContextTooLong, InvalidRequest, UnsupportedField
 from redline.server.chat_schema import ChatBody
 from redline.server.completion_schema import CompletionBody
+from redline.server.embeddings_schema import PoolingBody
+from redline.server.prompt import check
 from redline.server.schema import Body
 from redline.types import MAX_LOGPROBS, SamplingParams
 
@@ -32,6 +34,7 @@ class Parameters:
 
     sampling: SamplingParams
     max_tokens_given: bool
+    max_tokens_name: str = "max_tokens"  # of the field that it was given in
     priority: int = 0
     deadline_s: float | None = None
     cache_salt: str = ""
@@ -47,12 +50,25 @@ def parameters_of(body: Body, info: EngineInfo) -> Parameters:
     return Parameters(
         sampling=sampling,
         max_tokens_given=_max_tokens(body) is not None,
-        priority=int(_bounded(body.priority or 0, "priority", -MAX_PRIORITY, MAX_PRIORITY)),
-        deadline_s=None if body.deadline_ms is None else _bounded(body.deadline_ms, "deadline_ms", 1, MAX_DEADLINE_MS) / 1000,
-        cache_salt=_salt(body.cache_salt or ""),
-        want_receipt=bool(body.redline),
+        max_tokens_name=_max_tokens_name(body),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        **_way(body),
     )
+
+
+def parameters_without_answer(body: PoolingBody) -> Parameters:
+    """Those of prompts that only become vectors. What is reserved for an answer is as little as can be: one token."""
+    return Parameters(sampling=SamplingParams(max_tokens=1), max_tokens_given=False, **_way(body))
+
+
+def _way(body: Body | PoolingBody) -> dict[str, Any]:
+    """How a request goes through the engine, whatever it asks."""
+    return {
+        "priority": int(_bounded(body.priority or 0, "priority", -MAX_PRIORITY, MAX_PRIORITY)),
+        "deadline_s": None if body.deadline_ms is None else _bounded(body.deadline_ms, "deadline_ms", 1, MAX_DEADLINE_MS) / 1000,
+        "cache_salt": _salt(body.cache_salt or ""),
+        "want_receipt": bool(body.redline),
+    }
 
 
 def sampling_of(body: Body, info: EngineInfo) -> SamplingParams:
@@ -89,10 +105,9 @@ def sampling_of(body: Body, info: EngineInfo) -> SamplingParams:
     try:
         sampling.check(info.vocab_size)
     except InvalidRequest as error:
-        if error.param == "max_tokens" and isinstance(body, ChatBody) and body.max_completion_tokens is not None:
-            raise InvalidRequest(
-                error.message.replace("max_tokens", "max_completion_tokens"), param="max_completion_tokens"
-            ) from error
+        name = _max_tokens_name(body)
+        if error.param == "max_tokens" != name:
+            raise InvalidRequest(error.message.replace("max_tokens", name), param=name) from error
         raise
     if isinstance(body, CompletionBody) and body.best_of not in (None, sampling.n):
         raise UnsupportedField("best_of other than n is not supported", hint="leave it out", param="best_of")
@@ -106,27 +121,22 @@ def fit(prompt: list[int], asked: Parameters, info: EngineInfo, param: str) -> S
     ContextTooLong with the numbers, InvalidRequest for an empty prompt or a token that does not exist.
     """
     size, room = len(prompt), info.max_model_len - len(prompt)
-    if not prompt:
-        raise InvalidRequest(f"{param} is empty", param=param)
-    if not 0 <= min(prompt) <= max(prompt) < info.vocab_size:
-        raise InvalidRequest(f"{param} has a token outside the vocabulary of {info.vocab_size}", param=param)
-    if room < 1:
-        raise ContextTooLong(
-            f"the prompt has {size} tokens, and prompt and answer together may have {info.max_model_len}",
-            hint=f"shorten it by at least {1 - room} tokens",
-            param=param,
-        )
+    check(prompt, info, param)
     sampling = asked.sampling
     if sampling.max_tokens is None or sampling.max_tokens <= room:
         return sampling
     if asked.max_tokens_given:
         raise ContextTooLong(
-            f"the prompt has {size} tokens and max_tokens is {sampling.max_tokens}: {size + sampling.max_tokens} in all, "
+            f"the prompt has {size} tokens and {asked.max_tokens_name} is {sampling.max_tokens}: {size + sampling.max_tokens} in all, "
             f"and the context holds {info.max_model_len}",
             hint=f"ask for at most {room} tokens",
-            param="max_tokens",
+            param=asked.max_tokens_name,
         )
     return msgspec.structs.replace(sampling, max_tokens=room)
+
+
+def _max_tokens_name(body: Body) -> str:
+    return "max_completion_tokens" if isinstance(body, ChatBody) and body.max_completion_tokens is not None else "max_tokens"
 
 
 def _max_tokens(body: Body) -> int | None:

@@ -54,7 +54,7 @@ class Call:
             arrival=self.arrival,
             deadline=None if self.asked.deadline_s is None else self.arrival + self.asked.deadline_s,
             cache_salt=self.asked.cache_salt,
-            want_receipt=self.asked.want_receipt,
+            want_receipt=True,  # 25 us in all, and /v1/receipt can tell it later
             grammar=grammar,
             tenant=self.caller.id,
             weight=self.caller.weight,

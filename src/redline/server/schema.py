@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import msgspec
 
 from redline.errors import InvalidRequest, UnsupportedField
+from redline.server.exchange import current
+from redline.server.unknown import converted
 
 MAX_SHOWN = 64  # characters of a caller's own words that an error repeats
 Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # a longer one has no place in a message to the engine
@@ -26,8 +28,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def refuse_unbuilt(self, path: str = "") -> None:
         """Raise UnsupportedField for the first field that asks for what is not built, in this record or one inside it."""
-        for name, harmless in self._unbuilt.items():
-            value = getattr(self, name)
+        written = dict(zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True))
+        for attribute, harmless in self._unbuilt.items():
+            value, name = getattr(self, attribute), written[attribute]
             if value is not None and value not in harmless:
                 only = " or ".join(msgspec.json.encode(value).decode() for value in harmless)
                 hint = f"leave it out, or send {only}" if harmless else "leave it out"
@@ -49,6 +52,17 @@ class StreamOptions(Record, frozen=True, kw_only=True):
     _unbuilt = {"include_obfuscation": (False,)}
 
 
+class StructuredOutputs(Record, frozen=True, kw_only=True):
+    """What every answer must match: one of these. A JSON schema may come as text; `yaml` true is any document."""
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None  # Lark, in llguidance's dialect
+    json_object: bool | None = None
+    yaml: bool | dict[str, Any] | None = None
+
+
 class Body(Record, frozen=True, kw_only=True):
     """What every body that asks for an answer shares."""
 
@@ -67,7 +81,7 @@ class Body(Record, frozen=True, kw_only=True):
 
     # Accepted: they cannot change the answer.
     user: str | None = None
-    metadata: Any = None
+    metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -88,6 +102,11 @@ class Body(Record, frozen=True, kw_only=True):
     deadline_ms: float | None = None
     cache_salt: str | None = None
     redline: bool | None = None  # answer with the request's receipt
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
 
 B = TypeVar("B", bound=Record)
@@ -97,11 +116,18 @@ _FIELD = re.compile(r"Object (?P<kind>contains unknown|missing required) field `
 
 
 def decode(data: bytes, kind: type[B]) -> B:
-    """The body of a request. Raises InvalidRequest or UnsupportedField, naming the field by its path."""
+    """The body of a request. Raises InvalidRequest or UnsupportedField, naming the field by its path.
+
+    Unknown fields are refused, or dropped with a warning where the exchange is lenient.
+    """
     if not data.strip():
         raise InvalidRequest("the request has no body", hint="send a JSON object")
     try:
-        body = msgspec.json.decode(data, type=kind)
+        exchange = current()
+        if exchange is not None and exchange.lenient:
+            body = converted(msgspec.json.decode(data), kind, exchange)
+        else:
+            body = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -110,6 +136,19 @@ def decode(data: bytes, kind: type[B]) -> B:
         raise InvalidRequest("the body is nested too deeply") from error
     body.refuse_unbuilt()
     return body
+
+
+def convert(value: object, kind: type[B], path: str) -> B:
+    """A part of a body whose record depends on what it says it is; `path` is its place in the body. Raises as `decode`."""
+    exchange = current()
+    try:
+        part = (
+            converted(value, kind, exchange, path) if exchange is not None and exchange.lenient else msgspec.convert(value, kind)
+        )
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), kind, path) from error
+    part.refuse_unbuilt(f"{path}.")
+    return part
 
 
 def quoted(text: str) -> str:
@@ -121,10 +160,11 @@ def _short(text: str, most: int = MAX_SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _invalid(complaint: str, kind: type[Record]) -> InvalidRequest:
+def _invalid(complaint: str, kind: type[Record], root: str = "") -> InvalidRequest:
     """msgspec's sentence about a body as ours: the path first, which is also `param`."""
     match = _PLACE.fullmatch(complaint)
-    what, path = (match["what"], match["path"]) if match else (complaint, "")
+    what, inner = (match["what"], match["path"]) if match else (complaint, "")
+    path = f"{root}.{inner}" if root and inner and not inner.startswith("[") else root + inner
     field = _FIELD.fullmatch(what)
     if field is None:
         said = _short(what.replace("`", ""), 3 * MAX_SHOWN)
@@ -135,5 +175,5 @@ def _invalid(complaint: str, kind: type[Record]) -> InvalidRequest:
     param = f"{path}.{name}" if path else name
     if field["kind"] == "missing required":
         return InvalidRequest(f"{param} is required", param=param)
-    near = difflib.get_close_matches(name, kind.__struct_fields__, n=1) if not path else []
+    near = difflib.get_close_matches(name, kind.__struct_fields__, n=1) if not inner else []
     return InvalidRequest(f"there is no field {param}", hint=f"did you mean {near[0]}?" if near else "", param=param)

@@ -1,14 +1,21 @@
 """Server-sent events, built by hand: one struct is one event, and all events of a wake-up leave in one write.
 
 The status line is held back until the first event exists, so that an error before it still gets its own status; a
-later one becomes an error event, and the stream ends without `[DONE]`. Open `send_events` first.
+later one becomes an error event, and the stream ends without `[DONE]`. A stream that is silent for a while writes comments,
+which every client skips, so that nobody on the way takes the connection for dead: from `BEAT_S` on, and before the first
+event from `FIRST_BEAT_S` on, where the status line, which has to leave first, can then no longer tell an error. How an API
+writes its events is a `Dialect`. Open `send_events` first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from starlette.types import Send
@@ -17,6 +24,9 @@ from redline.errors import RedlineError
 from redline.server import failures
 
 DONE = b"data: [DONE]\n\n"
+BEAT = b": keep-alive\n\n"
+BEAT_S = 15.0
+FIRST_BEAT_S = 10.0
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -30,28 +40,74 @@ def event(body: object) -> bytes:
     return b"data: %b\n\n" % _encode(body)
 
 
-async def send_events(send: Send, batches: AsyncGenerator[Iterable[object]]) -> None:
+def named_event(body: dict[str, Any]) -> bytes:
+    """One event called by the `type` of its body."""
+    return b"event: %b\ndata: %b\n\n" % (body["type"].encode(), _encode(body))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How an API writes a stream: an event, the end of a whole stream, and the body of an error that ends one early."""
+
+    event: Callable[[Any], bytes]
+    end: bytes
+    error: Callable[[RedlineError], object]
+
+
+PLAIN = Dialect(event=event, end=DONE, error=failures.envelope)
+NAMED = Dialect(event=named_event, end=b"", error=failures.messages_envelope)
+
+
+async def send_events(send: Send, batches: AsyncGenerator[Iterable[object]], dialect: Dialect = PLAIN) -> None:
     """Stream the bodies as events, a write per batch. Raises only what happens before the first event."""
-    started = False
-    end = DONE
+    out = _Out(send)
+    beating = asyncio.ensure_future(out.beat())
+    end = dialect.end
     try:
         async with aclosing(batches):
             async for batch in batches:
-                data = b"".join([event(body) for body in batch])
-                if data and not started:
-                    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-                    started = True
+                data = b"".join([dialect.event(body) for body in batch])
                 if data:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    await out.write(data)
     except Exception as error:
-        if not started:
+        if not out.started:
             raise
-        end = event(failures.envelope(_told(error)))
-    assert started, "an answer without a single event"
+        end = dialect.event(dialect.error(told(error)))
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+    assert out.started, "an answer without a single event"
     await send({"type": "http.response.body", "body": end})
 
 
-def _told(error: Exception) -> RedlineError:
+class _Out:
+    """What of a stream is out: whether the status line is, and when something last was."""
+
+    def __init__(self, send: Send) -> None:
+        self.started = False
+        self._send = send
+        self._last = time.monotonic()
+
+    async def write(self, data: bytes) -> None:
+        self._last = time.monotonic()
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def beat(self) -> None:
+        """Write a comment wherever nothing else was written for too long; goes on until it is cancelled."""
+        while True:
+            left = (BEAT_S if self.started else FIRST_BEAT_S) - (time.monotonic() - self._last)
+            if left > 0:
+                await asyncio.sleep(left)
+            else:
+                await self.write(BEAT)
+
+
+def told(error: Exception) -> RedlineError:
+    """What a client hears of an error that ends a stream; the log hears of one that is a fault of ours."""
+    failures.note(error.code if isinstance(error, RedlineError) else failures.unexpected().code)
     if isinstance(error, RedlineError):
         return error
     logging.getLogger("redline.server").error("a stream failed", exc_info=error)

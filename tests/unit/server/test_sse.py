@@ -1,4 +1,4 @@
-"""Events: one write per batch, an early error keeps its status, a late one ends the stream as an event."""
+"""Events: one write per batch, an early error keeps its status, a late one ends the stream as an event, silence is filled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from redline.errors import EngineDead
-from redline.server.sse import DONE, event, send_events
+from redline.server import sse
+from redline.server.sse import BEAT, DONE, event, send_events
 
 
-def sent(*batches: list[object] | Exception) -> list[dict[str, Any]]:
+def sent(*batches: list[object] | Exception | float) -> list[dict[str, Any]]:
+    """The messages of a stream of `batches`; a number is seconds of silence."""
     messages: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -24,7 +26,10 @@ def sent(*batches: list[object] | Exception) -> list[dict[str, Any]]:
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
-            yield batch
+            if isinstance(batch, float):
+                await asyncio.sleep(batch)
+            else:
+                yield batch
 
     asyncio.run(send_events(send, source()))
     return messages
@@ -58,3 +63,22 @@ def test_a_bug_in_a_stream_is_logged_and_not_told(caplog: pytest.LogCaptureFixtu
         *_, end = sent([1], KeyError("secret"))
     assert b"secret" not in end["body"] and json.loads(end["body"][6:])["error"]["code"] == "internal_error"
     assert "secret" in caplog.text
+
+
+def test_silence_is_filled_with_comments_and_a_busy_stream_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "BEAT_S", 0.05)
+    bodies = [message.get("body") for message in sent([1], 0.18, [2])]
+    assert bodies[1] == event(1) and bodies[-2:] == [event(2), DONE]
+    assert 2 <= bodies.count(BEAT) <= 3 and bodies[2:-2] == [BEAT] * bodies.count(BEAT)
+    monkeypatch.setattr(sse, "BEAT_S", 0.2)
+    assert BEAT not in [message.get("body") for message in sent(*([1], 0.05) * 8)]
+
+
+def test_before_the_first_event_the_status_line_leaves_with_the_first_comment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an error after it can only be an event."""
+    monkeypatch.setattr(sse, "FIRST_BEAT_S", 0.03)
+    start, beat, end = sent(0.06, EngineDead("gone"))
+    assert start["type"] == "http.response.start" and start["status"] == 200 and beat["body"] == BEAT
+    assert json.loads(end["body"][6:])["error"]["code"] == "engine_dead"
+    with pytest.raises(EngineDead):
+        sent(0.01, EngineDead("gone"))

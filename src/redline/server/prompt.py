@@ -1,0 +1,70 @@
+"""A text as the tokens of a prompt: refused before it is read whole where its length alone proves that it cannot fit.
+
+Knows the tokenizer and the context, nothing of messages or HTTP. `answer` is the least number of tokens that the context must
+have room for behind the prompt. Open `encode`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redline.engine.message import EngineInfo
+from redline.errors import ContextTooLong, InvalidRequest
+
+if TYPE_CHECKING:
+    from redline.tokenizer import Tokenizer
+
+INLINE_CHARS = 20_000  # what is longer is encoded in a thread, beside the event loop
+
+Prompt = str | list[int]
+
+
+def listed(given: str | list[str | int | list[int]], param: str) -> list[Prompt]:
+    """One prompt or several, as text or as tokens, as a list of them. Raises InvalidRequest where kinds are mixed."""
+    if isinstance(given, str):
+        return [given]
+    tokens = [item for item in given if isinstance(item, int)]
+    others: list[Prompt] = [item for item in given if not isinstance(item, int)]
+    if tokens and others or len({type(item) for item in others}) > 1:
+        raise InvalidRequest(f"{param} mixes texts, tokens and lists of tokens", hint="send one kind", param=param)
+    return [tokens] if tokens else others
+
+
+def check(tokens: list[int], info: EngineInfo, param: str, *, answer: int = 1) -> None:
+    """Raise InvalidRequest for an empty prompt or a token that does not exist, ContextTooLong with the numbers."""
+    if not tokens:
+        raise InvalidRequest(f"{param} is empty", param=param)
+    if not 0 <= min(tokens) <= max(tokens) < info.vocab_size:
+        raise InvalidRequest(f"{param} has a token outside the vocabulary of {info.vocab_size}", param=param)
+    over = len(tokens) + answer - info.max_model_len
+    if over > 0:
+        raise ContextTooLong(
+            f"the prompt has {len(tokens)} tokens, and {_whole(answer)} may have {info.max_model_len}",
+            hint=f"shorten it by at least {over} tokens",
+            param=param,
+        )
+
+
+def encode(
+    tokenizer: Tokenizer, text: str, info: EngineInfo, param: str, *, add_special_tokens: bool = True, answer: int = 1
+) -> list[int]:
+    """The tokens of `text`. Raises ContextTooLong for one that certainly exceeds the context, InvalidRequest for no Unicode."""
+    check_length(tokenizer, text, info, param, answer=answer)
+    return tokenizer.encode(text, add_special_tokens)
+
+
+def check_length(tokenizer: Tokenizer, text: str, info: EngineInfo, param: str, *, answer: int = 1) -> None:
+    """Raise ContextTooLong for a text that certainly exceeds the context."""
+    if len(text) > info.max_model_len:
+        least = tokenizer.least_tokens(text)
+        if least + answer > info.max_model_len:
+            raise ContextTooLong(
+                f"the prompt has {len(text)} characters, which are at least {least} tokens, and {_whole(answer)} "
+                f"may have {info.max_model_len}",
+                hint="shorten it",
+                param=param,
+            )
+
+
+def _whole(answer: int) -> str:
+    return "prompt and answer together" if answer else "it"

@@ -1,0 +1,140 @@
+"""One HTTP connection below the application: uvicorn's h11 protocol, made safe against clients that hold it for nothing.
+
+- Headers have `HEADERS_S` to arrive, from the connection on or from their first byte; then it is closed, with 408 if there was one.
+- What is not HTTP, or has more than `MAX_HEADER_BYTES` of headers, gets its 400 or 431 in the envelope of every other error.
+- Connections beyond `Protocol.most` get 503 and are closed; those that are open already stay.
+- A client that takes nothing of its answer for `UNREAD_S` is cut off. Its request ended in the engine long before: slow
+  readers hold no pages (engine/client.py).
+
+A client that closes its sending side has left, as far as uvicorn can tell: TCP shows no difference between that and a
+client that is gone, so what it asked is cancelled. Knows nothing of the API. Open `Protocol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import resource
+import sys
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from redline import log
+from redline.errors import InvalidRequest, NotReady, RedlineError, SlowBody
+from redline.server import failures
+
+HEADERS_S = 10.0
+UNREAD_S = 120.0
+MAX_HEADER_BYTES = 16 << 10  # reading them takes time in which nobody else is served
+MOST_CONNECTIONS = 16_384
+SPARE_FILES = 128  # descriptors that are no connections: the engine, SQLite, logs, files of batches
+
+
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may, and return how many connections that makes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS + SPARE_FILES)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(MOST_CONNECTIONS, soft - SPARE_FILES))
+
+
+def limited(most: int) -> type[Protocol]:
+    """The protocol of a listener that takes `most` connections."""
+    return type("Protocol", (Protocol,), {"most": most})
+
+
+class Protocol(H11Protocol):
+    """uvicorn makes one for every connection. `most` is how many there may be."""
+
+    most = MOST_CONNECTIONS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._headers_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self._refuse(NotReady(f"{self.most} connections are open already", hint="retry later", retry_after_s=1.0))
+        else:
+            self._headers_timer = self.loop.call_later(HEADERS_S, self._headers_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_headers_timer()
+        self._stop_unread_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._watch_headers()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_headers()  # of a next request that came with the one before
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(UNREAD_S, self._unread)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """What h11 cannot read; its own status says whether it was too long."""
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else http.HTTPStatus.BAD_REQUEST
+        if status == http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            self._refuse(InvalidRequest(f"the headers exceed {MAX_HEADER_BYTES} bytes", hint="send fewer"), status)
+        else:
+            why = str(error).partition(": bytearray")[0]  # without what the client wrote
+            self._refuse(InvalidRequest(f"the request is not valid HTTP: {why}"), status)
+
+    def _watch_headers(self) -> None:
+        """Time runs while a part of some headers is here, and not while a whole request is or nothing at all."""
+        if self.conn.their_state is not h11.IDLE or not self.conn.trailing_data[0]:
+            self._stop_headers_timer()
+        elif self._headers_timer is None and not self.transport.is_closing():
+            self._headers_timer = self.loop.call_later(HEADERS_S, self._headers_late)
+
+    def _headers_late(self) -> None:
+        self._headers_timer = None
+        if not self.conn.trailing_data[0]:
+            self.transport.close()
+            return
+        self._refuse(SlowBody(f"the request's headers did not arrive within {HEADERS_S:g} s", hint="send them at once"))
+
+    def _unread(self) -> None:
+        self._unread_timer = None
+        log.get("server").info("a client took nothing of its answer for %g s and is cut off", UNREAD_S)
+        self.transport.abort()
+
+    def _stop_headers_timer(self) -> None:
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def _refuse(self, error: RedlineError, status: int | None = None) -> None:
+        """Answer a connection on which there is no request, and close it. Nothing is said in the midst of an answer."""
+        self._stop_headers_timer()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = failures.response(error)
+            headers = [(name, value) for name, value in response.raw_headers if name != b"content-length"]
+            headers += [(b"content-length", str(len(response.body)).encode()), (b"connection", b"close")]
+            code = status or error.status
+            head = h11.Response(status_code=code, headers=headers, reason=http.HTTPStatus(code).phrase.encode())
+            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()

@@ -1,0 +1,231 @@
+"""Connections that hold the server for nothing: slow and broken headers, floods of them, clients that do not read or half leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from redline.server import protocol
+from redline.server.connection import while_connected
+from redline.server.protocol import MAX_HEADER_BYTES, Protocol, limited, raise_file_limit
+
+GET = b"GET /here HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class App:
+    """Answers with the path, after `wait_s`; streams for ever on /stream. Remembers what became of requests."""
+
+    def __init__(self) -> None:
+        self.wait_s = 0.0
+        self.seen: list[str] = []
+        self.left: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        self.seen.append(path)
+        await receive()
+
+        async def work() -> None:
+            await asyncio.sleep(self.wait_s)
+            headers = [] if path == "/stream" else [(b"content-length", str(len(path)).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while path == "/stream":
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+                await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": path.encode()})
+
+        done = False
+        try:
+            await while_connected(receive, work())
+            done = True
+        finally:
+            self.left.append(f"{path} {'ended' if done else 'broke'}")
+
+
+@asynccontextmanager
+async def listening(app: App, most: int = 100) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """A listener of the protocol alone; what comes out opens a connection to it."""
+    config = uvicorn.Config(
+        app, http=limited(most), lifespan="off", log_config=None, h11_max_incomplete_event_size=MAX_HEADER_BYTES
+    )
+    config.load()
+    state = ServerState()
+    made: list[Protocol] = []
+
+    def protocol_of_connection() -> Protocol:
+        made.append(config.http_protocol_class(config=config, server_state=state, app_state={}))  # type: ignore[arg-type,call-arg]
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(protocol_of_connection, "127.0.0.1", 0)
+    opened: list[asyncio.StreamWriter] = []
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        opened.append(writer)
+        return reader, writer
+
+    try:
+        yield connect
+    finally:
+        for writer in opened:
+            writer.close()
+        server.close()
+        for each in made:
+            each.transport.abort()
+        await asyncio.sleep(0.01)
+        assert not state.connections
+        assert all(each._headers_timer is None and each._unread_timer is None for each in made)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def error(answer: bytes, status: int) -> dict[str, Any]:
+    """The one error of an answer, in the envelope, on a connection that ends with it."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0].startswith(f"http/1.1 {status} ") and "connection: close" in lines
+    assert "content-type: application/json" in lines and f"content-length: {len(body)}" in lines
+    told: dict[str, Any] = json.loads(body)["error"]
+    assert set(told) == {"message", "type", "param", "code"}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # a TLS handshake
+        (b"NOT HTTP AT ALL\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # without a Host
+        (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET /" + b"x" * (2 * MAX_HEADER_BYTES), 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * MAX_HEADER_BYTES, 431),
+        (GET + b"\x00\x01\r\n\r\n", 400),
+    ],
+)
+def test_what_is_not_http_gets_the_envelope(sent: bytes, status: int) -> None:
+    async def test() -> None:
+        async with listening(App()) as connect:
+            reader, writer = await connect()
+            writer.write(sent)
+            answer = await reader.read()
+            last = answer[answer.rindex(b"HTTP/1.1") :]
+            assert error(last, status)["code"] == "invalid_request"
+
+    run(test)
+
+
+def test_headers_that_never_end_are_closed_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEADERS_S", 0.3)
+
+    async def test() -> None:
+        app = App()
+        async with listening(app) as connect:
+            silent, _ = await connect()
+            slow, writing = await connect()
+            writing.write(b"GET / HTTP/1.1\r\n")
+            again, second = await connect()
+            second.write(GET)
+            assert (await again.readuntil(b"/here")).startswith(b"HTTP/1.1 200")
+            idle, third = await connect()
+            third.write(GET)
+            await idle.readuntil(b"/here")
+            second.write(b"GET /next")  # the second request of a connection, which never comes
+            app.wait_s = 0.6
+            patient, fourth = await connect()
+            fourth.write(GET)  # an answer that takes longer than headers may
+            for _ in range(10):
+                writing.write(b"x")
+                await asyncio.sleep(0.02)
+            assert error(await slow.read(), 408)["code"] == "request_timeout"
+            assert await silent.read() == b""
+            assert error(await again.read(), 408)["code"] == "request_timeout"
+            assert await patient.readuntil(b"/here")
+            app.wait_s = 0.0
+            third.write(GET)  # kept alive all the while
+            assert await idle.readuntil(b"/here")
+
+    run(test)
+
+
+def test_connections_beyond_the_limit_are_told_and_the_others_served() -> None:
+    async def test() -> None:
+        app = App()
+        async with listening(app, most=3) as connect:
+            kept = [await connect() for _ in range(3)]
+            await asyncio.sleep(0.01)
+            refused, _ = await connect()
+            told = error(await refused.read(), 503)
+            assert told["code"] == "not_ready" and "3 connections" in told["message"]
+            for reader, writer in kept:
+                writer.write(GET)
+                assert (await reader.readuntil(b"/here")).startswith(b"HTTP/1.1 200")
+            kept[0][1].close()
+            await asyncio.sleep(0.02)
+            reader, writer = await connect()
+            writer.write(GET)
+            assert (await reader.readuntil(b"/here")).startswith(b"HTTP/1.1 200")
+
+    run(test)
+
+
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "UNREAD_S", 0.3)
+
+    async def test() -> None:
+        app = App()
+        async with listening(app) as connect:
+            _, writer = await connect()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(GET.replace(b"/here", b"/stream"))
+            for _ in range(500):
+                if app.left:
+                    break
+                await asyncio.sleep(0.01)
+            assert app.left == ["/stream ended"] or app.left == ["/stream broke"]
+
+    run(test)
+
+
+def test_a_client_that_closes_its_sending_side_has_left() -> None:
+    """What uvicorn can know: the request is cancelled, and nothing hangs."""
+
+    async def test() -> None:
+        app = App()
+        app.wait_s = 10.0
+        async with listening(app) as connect:
+            reader, writer = await connect()
+            writer.write(GET)
+            while not app.seen:
+                await asyncio.sleep(0.01)
+            writer.write_eof()
+            assert await reader.read() == b""
+            while not app.left:
+                await asyncio.sleep(0.01)
+            assert app.left == ["/here ended"]
+
+    run(test)
+
+
+def test_the_limit_of_open_files_is_raised_and_leaves_some_to_others() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        most = raise_file_limit()
+        now = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert now[1] == hard and (now[0] >= soft or now[0] == resource.RLIM_INFINITY)
+        assert now[0] == resource.RLIM_INFINITY or 16 <= most < now[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
