@@ -27,11 +27,11 @@ def main() -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         began = time.perf_counter()
-        url = _ready(server)
+        url = ready(server)
         start_s = time.perf_counter() - began
-        asyncio.run(_wave(url, options, warm=True))
+        asyncio.run(wave(url, options, warm=True))
         began = time.perf_counter()
-        answers = asyncio.run(_wave(url, options, warm=False))
+        answers = asyncio.run(wave(url, options, warm=False))
         seconds = time.perf_counter() - began
     finally:
         server.terminate()
@@ -52,7 +52,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _ready(server: subprocess.Popen[str]) -> str:
+def ready(server: subprocess.Popen[str]) -> str:
     """The address in the ready block. Raises RuntimeError if the server ends before it."""
     assert server.stdout is not None
     for line in server.stdout:
@@ -64,16 +64,22 @@ def _ready(server: subprocess.Popen[str]) -> str:
     raise RuntimeError(f"the server ended with exit code {server.wait()}")
 
 
-async def _wave(url: str, options: argparse.Namespace, warm: bool) -> list[dict[str, Any]]:
+async def wave(url: str, options: argparse.Namespace, warm: bool, round: int = 0) -> list[dict[str, Any]]:
     limits = httpx2.Limits(max_connections=options.clients)
     async with httpx2.AsyncClient(base_url=url, timeout=READY_S, limits=limits) as client:
-        return await asyncio.gather(*(_one(client, options, number, warm) for number in range(options.clients)))
+        return await asyncio.gather(
+            *(_one(client, options, text_of(options, number, warm, round), warm) for number in range(options.clients))
+        )
 
 
-async def _one(client: httpx2.AsyncClient, options: argparse.Namespace, number: int, warm: bool) -> dict[str, Any]:
-    text = f"{'warm' if warm else 'real'} {number:04} " + "the quick brown fox " * 1000
+def text_of(options: argparse.Namespace, number: int, warm: bool, round: int = 0) -> str:
+    """The prompt of one client; no two begin alike, so that no cache helps."""
+    return (f"{'warm' if warm else 'real'} {round:02} {number:04} " + "the quick brown fox " * 1000)[: options.prompt]
+
+
+async def _one(client: httpx2.AsyncClient, options: argparse.Namespace, text: str, warm: bool) -> dict[str, Any]:
     body = {
-        "prompt": text[: options.prompt],
+        "prompt": text,
         "max_tokens": 8 if warm else options.tokens,
         "temperature": 0,
         "ignore_eos": True,

@@ -7,6 +7,8 @@ prompt, a chat of "abc" is answered with "abc".
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -21,11 +23,12 @@ from starlette.applications import Starlette
 
 from fake_worker import VOCAB, as_process, in_thread
 from redline.chat.template import ChatTemplate
-from redline.config import EngineConfig, ModelConfig, ServerConfig
-from redline.engine.client import EngineClient
+from redline.config import EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
+from redline.engine.supervisor import Supervisor
 from redline.server import run
 from redline.server.app import build
 from redline.server.run import DRAIN_S, Callbacks, Text, serve
+from redline.server.service import Service
 from redline.tokenizer import Tokenizer
 
 MODEL = "fake-model"
@@ -33,6 +36,13 @@ TESTS = Path(__file__).parent
 
 
 class PlainTemplate:
+    """Reads no tools and shows no reasoning, like the templates of older models."""
+
+    is_missing = False
+    source = ""
+    tokens: Mapping[str, str] = {}
+    variables = frozenset({"messages", "add_generation_prompt", "enable_thinking"})
+
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
 
@@ -47,20 +57,28 @@ class Live:
     """A server in this event loop; `http` reaches it without a socket."""
 
     app: Starlette
-    engine: EngineClient
+    engine: Supervisor
     http: httpx2.AsyncClient
     template: PlainTemplate
 
+    @property
+    def service(self) -> Service:
+        service: Service = self.app.state.service
+        return service
 
-def engine_config() -> EngineConfig:
-    return EngineConfig(model=ModelConfig(model=MODEL))
+
+def engine_config(**model: Any) -> EngineConfig:
+    return EngineConfig(model=ModelConfig(model=MODEL, **model))
 
 
 @contextlib.asynccontextmanager
-async def live(*, start: bool = True, api_key: str | None = None, **switches: object) -> AsyncIterator[Live]:
-    engine = EngineClient(engine_config(), launcher=in_thread(**switches))
+async def live(
+    *, start: bool = True, api_key: str | None = None, server: Mapping[str, Any] | None = None, **switches: object
+) -> AsyncIterator[Live]:
+    """`server` are further fields of ServerConfig; `switches` those of the fake engine."""
+    engine = Supervisor(engine_config(), launcher=in_thread(**switches))
     template = PlainTemplate()
-    app = build(engine, Tokenizer.bytes(VOCAB), cast(ChatTemplate, template), ServerConfig(api_key=api_key))
+    app = build(engine, Tokenizer.bytes(VOCAB), cast(ChatTemplate, template), ServerConfig(api_key=api_key, **(server or {})))
     try:
         if start:
             await engine.start()
@@ -69,6 +87,7 @@ async def live(*, start: bool = True, api_key: str | None = None, **switches: ob
             yield Live(app, engine, http, template)
     finally:
         await engine.close()
+        app.state.service.close()
 
 
 @dataclass
@@ -86,11 +105,24 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(server: Mapping[str, Any] | None = None, drain_s: float = DRAIN_S, **switches: object) -> Iterator[Served]:
-    """A server process on a free port, ready; stopped on the way out if it still runs."""
+def served(
+    server: Mapping[str, Any] | None = None,
+    drain_s: float = DRAIN_S,
+    *,
+    model: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    patience: Mapping[str, Any] | None = None,
+    **switches: object,
+) -> Iterator[Served]:
+    """A server process on a free port, ready; stopped on the way out if it still runs.
+
+    `server`, `model` and `scheduler` are fields of their configurations, `patience` those of the supervisor's; `switches`
+    those of the fake engine.
+    """
     path = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-    command = [sys.executable, "-m", "fake_server", json.dumps([{"port": 0, **(server or {})}, drain_s, switches])]
+    told = [{"port": 0, **(server or {})}, drain_s, model or {}, scheduler or {}, patience or {}, switches]
+    command = [sys.executable, "-m", "fake_server", json.dumps(told)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -112,9 +144,11 @@ def _open_text(model: ModelConfig) -> Text:
 
 
 def _main(argument: str) -> None:
-    server, run.DRAIN_S, switches = json.loads(argument)
+    server, run.DRAIN_S, model, scheduler, patience, switches = json.loads(argument)
+    run.Patience = functools.partial(run.Patience, **patience)  # type: ignore[assignment,misc]
     callbacks = Callbacks(ready=lambda url, info: print(url, flush=True))
-    serve(engine_config(), ServerConfig(**server), callbacks, open_text=_open_text, launcher=as_process(**switches))
+    engine = dataclasses.replace(engine_config(**model), scheduler=SchedulerConfig(**scheduler))
+    serve(engine, ServerConfig(**server), callbacks, open_text=_open_text, launcher=as_process(**switches))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,22 @@ token. So every test can say what the text must be. `python -m fake_worker FD [J
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
+import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+
+import msgspec
 
 from redline.config import EngineConfig
 from redline.engine.client import Launcher
@@ -27,6 +33,7 @@ from redline.engine.message import (
     ChannelClosed,
     Configure,
     EngineInfo,
+    Expect,
     Failed,
     Output,
     Progress,
@@ -35,9 +42,11 @@ from redline.engine.message import (
     Stop,
     Submit,
 )
-from redline.types import Chunk, Failure, Finish, Request, TokenLogprob, Usage
+from redline.types import Chunk, Failure, Finish, Pooling, Request, TokenLogprob, Usage
 
 VOCAB = 512
+HIDDEN = 8
+POOLED_AT_ONCE = 64
 EOS = 257  # of the byte tokenizer
 
 
@@ -48,9 +57,16 @@ class Switches:
     fail_load: str = ""  # error code
     die_loading: bool = False
     die_after: int = 0  # tokens, of all requests together
+    hang_after: int = 0  # tokens, of all requests together: then comes a step that never returns
+    rows: int = 0  # choices that run together, in the order of their arrival; 0: all
     max_open: int = 10_000  # requests; one more is refused as overloaded
     max_model_len: int = 4096
+    max_num_seqs: int = 0
     defaults: dict[str, float] = field(default_factory=dict)
+    mark: int | None = None  # a token: what follows the last one of a prompt is repeated, not all of it
+    pooling: str | None = None
+    matryoshka: bool = False
+    matryoshka_dimensions: tuple[int, ...] = ()
 
 
 @dataclass
@@ -58,10 +74,12 @@ class Choice:
     request: Request
     index: int
     made: int = 0
+    computed: int = 0  # prompt tokens, of one that pools
+    said: list[int] = field(default_factory=list)  # what it repeats
     tokens: list[int] = field(default_factory=list)
 
     def next_token(self) -> int:
-        prompt, limit = self.request.prompt, len(self.request.prompt)
+        prompt, limit = self.said, len(self.said)
         if self.made == limit and not self.request.sampling.ignore_eos:
             return EOS
         return prompt[(self.made + self.index) % limit]
@@ -70,11 +88,12 @@ class Choice:
 class FakeEngine:
     """One round of `run` is one step: a token for every open choice."""
 
-    def __init__(self, channel: Channel, switches: Switches) -> None:
+    def __init__(self, channel: HangingChannel, switches: Switches) -> None:
         self.channel, self.switches = channel, switches
         self.open: dict[tuple[str, int], Choice] = {}
         self.seen_prompts: set[tuple[int, ...]] = set()
         self.made = 0
+        self.told_started: set[str] = set()
         self.cancelled = 0
         self.prompt_tokens = 0
         self.stopping = False
@@ -85,14 +104,19 @@ class FakeEngine:
             outputs: list[Chunk] = []
             for message in self.channel.poll(0 if self.open else 0.2):
                 outputs += self.handle(message)
-            for key, choice in list(self.open.items()):
+            running = list(self.open.items())[: self.switches.rows or None]
+            started = list(dict.fromkeys(key[0] for key, _ in running if key[0] not in self.told_started))
+            self.told_started = {key[0] for key in self.open} & {*self.told_started, *started}
+            for key, choice in running:
                 chunk = self.step(choice)
                 outputs.append(chunk)
                 if chunk.finish:
                     del self.open[key]
             if outputs:
-                self.channel.send(Output(outputs))
+                self.channel.send(Output(outputs, started))
                 self.report()
+            elif not self.open:
+                self.channel.send(Expect(0.0))  # a sign of life
             if self.open and self.switches.step_s:
                 time.sleep(self.switches.step_s)
 
@@ -111,11 +135,16 @@ class FakeEngine:
             dtype="float32",
             device="cpu",
             max_model_len=self.switches.max_model_len,
+            max_num_seqs=self.switches.max_num_seqs or self.switches.rows,
             vocab_size=VOCAB,
             num_pages=64,
             page_size=16,
             eos_ids=(EOS,),
             defaults=self.switches.defaults,
+            hidden_size=HIDDEN,
+            pooling=self.switches.pooling,
+            matryoshka=self.switches.matryoshka,
+            matryoshka_dimensions=tuple(self.switches.matryoshka_dimensions),
         )
         self.channel.send(Ready(info))
 
@@ -139,21 +168,29 @@ class FakeEngine:
             return [Chunk(id=request.id, finish="error", failure=failure)]
         self.prompt_tokens += len(request.prompt)
         for index in range(request.sampling.n):
-            self.open[request.id, index] = Choice(request, index)
+            self.open[request.id, index] = Choice(request, index, said=self.after_mark(request.prompt))
         if request.sampling.prompt_logprobs is None:
             return []
         logprobs = [None, *(logprob(token, request.sampling.prompt_logprobs) for token in request.prompt[1:])]
         return [Chunk(id=request.id, prompt_logprobs=logprobs)]
 
+    def after_mark(self, prompt: list[int]) -> list[int]:
+        marks = [place for place, token in enumerate(prompt) if token == self.switches.mark]
+        return prompt[marks[-1] + 1 :] if marks else prompt
+
     def step(self, choice: Choice) -> Chunk:
         request, sampling = choice.request, choice.request.sampling
         if request.deadline is not None and time.monotonic() > request.deadline:
             return self.ended(choice, "deadline")
+        if request.pooling is not None:
+            return self.pooled(choice)
         token = choice.next_token()
         choice.made += 1
         self.made += 1
         if self.switches.die_after and self.made > self.switches.die_after:
             os._exit(9)
+        if self.switches.hang_after and self.made > self.switches.hang_after:
+            self.channel.hang()
         logprobs = None if sampling.logprobs is None else [logprob(token, sampling.logprobs)]
         stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS,))}
         if token in stops and choice.made >= sampling.min_tokens:
@@ -162,6 +199,14 @@ class FakeEngine:
         if choice.made >= min(sampling.max_tokens or longest, longest):
             return self.ended(choice, "length", token, logprobs)
         return Chunk(id=request.id, index=choice.index, tokens=[token], logprobs=logprobs)
+
+    def pooled(self, choice: Choice) -> Chunk:
+        """A vector after one step for each `POOLED_AT_ONCE` tokens of its prompt."""
+        choice.computed += POOLED_AT_ONCE
+        request = choice.request
+        if choice.computed < len(request.prompt) or request.pooling is None:
+            return Chunk(id=request.id, index=choice.index)
+        return msgspec.structs.replace(self.ended(choice, "stop"), embedding=vector(request.prompt, request.pooling))
 
     def ended(
         self, choice: Choice, finish: Finish, token: int | None = None, logprobs: list[TokenLogprob] | None = None
@@ -184,7 +229,8 @@ class FakeEngine:
     def report(self) -> None:
         self.channel.send(
             Stats(
-                running=len(self.open),
+                running=min(len(self.open), self.switches.rows or len(self.open)),
+                waiting=len(self.open) - min(len(self.open), self.switches.rows or len(self.open)),
                 pages_total=64,
                 pages_used=len(self.open),
                 prompt_tokens=self.prompt_tokens,
@@ -194,13 +240,28 @@ class FakeEngine:
         )
 
 
+def vector(prompt: list[int], pooling: Pooling) -> bytes:
+    """Waves of the last token, or of the mean of all."""
+    base = prompt[-1] if pooling == "last" else sum(prompt) / len(prompt)
+    return struct.pack(f"<{HIDDEN}f", *(2 * math.cos(base * (i + 1)) for i in range(HIDDEN)))
+
+
 def logprob(token: int, count: int) -> TokenLogprob:
     """The chosen token at -0.5, then its successors by number, each one lower."""
     return TokenLogprob(token, -0.5, [((token + i) % VOCAB, -0.5 - i) for i in range(count)])
 
 
+class HangingChannel(Channel):
+    def hang(self) -> None:
+        """Never return; the thread of an engine that was killed ends all the same."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLRDHUP)
+        poller.poll()
+        raise ChannelClosed
+
+
 def run(sock: socket.socket, switches: Switches) -> None:
-    channel = Channel(sock)
+    channel = HangingChannel(sock)
     try:
         FakeEngine(channel, switches).run()
     except ChannelClosed:
@@ -222,7 +283,8 @@ class ThreadProcess:
         return 0
 
     def terminate(self) -> None:
-        self.sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it has ended, and closed it
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     kill = terminate
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,9 +53,11 @@ def real_server(*options: str) -> Iterator[RealServer]:
 @contextlib.contextmanager
 def launched(*options: str) -> Iterator[subprocess.Popen[str]]:
     """The server process, not ready yet."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "redline.cli.main", "serve", MODEL, "--port", "0", "--num-threads", "1", *options]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with contextlib.ExitStack() as stack:
+        state = stack.enter_context(tempfile.TemporaryDirectory())  # never the keys and files of whoever runs the tests
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "REDLINE_DATA": state}
+        process = stack.enter_context(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
         try:
             yield process
         finally:

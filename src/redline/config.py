@@ -26,6 +26,17 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = (), flags: tup
 class ModelConfig:
     model: str = option("", "A .gguf file, a Hugging Face style folder, a hub name, an alias, or random:NAME.")
     tokenizer: str | None = option(None, "Folder or tokenizer.json to use instead of the model's own.")
+    chat_template: str | None = option(None, "File with a Jinja chat template to use instead of the model's own.")
+    tool_parser: str = option(
+        AUTO,
+        "How the model writes tool calls; auto learns it from the chat template, none refuses tools.",
+        choices=(AUTO, "hermes", "llama3_json", "mistral", "template", "none"),
+    )
+    reasoning_parser: str = option(
+        AUTO,
+        "How the model marks its reasoning; auto learns it from the chat template, none leaves it in the text.",
+        choices=(AUTO, "think", "none"),
+    )
     revision: str | None = option(None, "Branch, tag or commit of a hub model.")
     dtype: str = option(
         AUTO,
@@ -52,6 +63,10 @@ class SchedulerConfig:
     max_num_seqs: int | None = option(None, "Most sequences that run together; chosen for the device where not given.")
     max_num_batched_tokens: int | None = option(None, "Token budget of one step, prefill and decode together.")
     max_queued_requests: int = option(1024, "Requests that may wait; one more is refused with 429.")
+    max_queued_tokens: int | None = option(
+        None, "Prompt and expected answer tokens that may wait; eight times what the KV pages hold where not given."
+    )
+    max_queue_s: float = option(300.0, "Longest predicted wait in the queue; what would wait longer is refused with 429.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +83,25 @@ class ServerConfig:
     port: int = option(8000, "Port to listen on; 0 takes a free one.")
     api_key: str | None = option(None, "Key that every request must bring as a bearer token.")
     served_model_name: str | None = option(None, "Name in /v1/models; the model's own where not given.")
+    restart_stuck_s: float = option(
+        30.0, "Seconds after which an engine that does not move, and did not say it would take so long, is restarted; 0 never."
+    )
+    state_dir: str | None = option(
+        None, "Folder for keys, stored responses, files and jobs; redline's data folder where the command line gives none."
+    )
+    admin_host: str = option("127.0.0.1", "Address of the admin API: keys and usage.")
+    admin_port: int | None = option(None, "Port of the admin API, which is off without one; 0 takes a free one.")
+    admin_key: str | None = option(None, "Key of the admin API, beside keys of scope admin.")
+    audit_log: str | None = option(None, "Append one JSON line for every request to this file, without prompts or answers.")
+    cors_origin: tuple[str, ...] = option((), "Origin whose pages may ask this server from a browser; may be repeated.")
+    unknown_fields: str = option(
+        "error",
+        "Refuse a request with a field that no API has, or drop the field and say so in the header x-redline-warnings.",
+        choices=("error", "warn"),
+    )
+    otlp_endpoint: str | None = option(
+        None, "Send OpenTelemetry traces to this URL, such as http://localhost:4318/v1/traces; needs redline[otel]."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

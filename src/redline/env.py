@@ -25,7 +25,12 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("REDLINE_CACHE", "", "Folder for models and measurements; ~/.cache/redline where not given."),
     Variable("REDLINE_LOG", "info", "Log level: debug, info, warning or error."),
     Variable("REDLINE_API_KEY", "", "Key that the server demands and the clients send, instead of --api-key."),
+    Variable(
+        "REDLINE_DATA", "", "Folder for what servers keep (keys, responses, files, jobs); ~/.local/share/redline where not given."
+    ),
+    Variable("REDLINE_ADMIN_KEY", "", "Key of the server's admin API, instead of --admin-key."),
     Variable("XDG_CACHE_HOME", "", "Parent of the cache folder where REDLINE_CACHE is not given."),
+    Variable("XDG_DATA_HOME", "", "Parent of the data folder where REDLINE_DATA is not given."),
     Variable("CUDA_VISIBLE_DEVICES", "", "GPUs that this process may use, in the order of cuda:N; the driver's own rule."),
 )
 
@@ -47,6 +52,15 @@ def cache_dir() -> Path:
     return (Path(parent).expanduser() if parent else Path.home() / ".cache") / "redline"
 
 
+def data_dir() -> Path:
+    """Where servers keep their keys, responses, files and jobs. The folder may not exist yet."""
+    own = read("REDLINE_DATA")
+    if own:
+        return Path(own).expanduser()
+    parent = read("XDG_DATA_HOME")
+    return (Path(parent).expanduser() if parent else Path.home() / ".local" / "share") / "redline"
+
+
 def log_level() -> str:
     """Level of the log where the command line says nothing."""
     return read("REDLINE_LOG").lower()
@@ -55,6 +69,11 @@ def log_level() -> str:
 def api_key() -> str | None:
     """The key of the environment, or None."""
     return read("REDLINE_API_KEY") or None
+
+
+def admin_key() -> str | None:
+    """The admin API's key of the environment, or None."""
+    return read("REDLINE_ADMIN_KEY") or None
 
 
 def visible_gpus() -> str | None:

@@ -13,18 +13,27 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, get_args
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from redline import vectors
+from redline.chat.dialect import Dialect
+from redline.chat.parser import CallArguments, CallBegin, Parser, PlainParser, Reasoning, Text
 from redline.chat.template import ChatTemplate
+from redline.chat.tools import Tool, ToolCall
 from redline.checkpoint.opener import tokenizer_for
 from redline.config import EngineConfig
 from redline.engine.answer import Answer, Delta
 from redline.engine.build import Progress, build, silent
 from redline.engine.message import error_of
-from redline.errors import InvalidRequest
-from redline.types import Finish, Request, SamplingParams, TokenLogprob, Usage
+from redline.errors import InvalidRequest, UnsupportedField
+from redline.types import Finish, Pooling, Request, SamplingParams, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from redline.checkpoint import Checkpoint
@@ -36,13 +45,18 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One answer. `tokens` includes the end token; `text` does not, nor a stop string."""
+    """One answer. `tokens` includes the end token; `text` does not, nor a stop string.
+
+    Of a chat, `text` is what is meant for the user; what the model thought before it and the functions it calls are apart.
+    """
 
     index: int
     text: str
     tokens: list[int]
     finish: Finish
     logprobs: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +77,14 @@ class Completion:
     def tokens(self) -> list[int]:
         return self.choices[0].tokens
 
+    @property
+    def reasoning(self) -> str:
+        return self.choices[0].reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return self.choices[0].tool_calls
+
 
 class LLM:
     """A loaded model. Options are the fields of `redline.config`, by name; an unknown one is refused with the nearest.
@@ -74,13 +96,17 @@ class LLM:
 
     def __init__(self, model: str, *, receipts: bool = True, progress: Progress = silent, **options: Any):
         self._receipts = receipts
-        self._engine = build(EngineConfig.from_options(model=model, **options), progress)
+        config = EngineConfig.from_options(model=model, **options)
+        if config.model.chat_template is not None:  # a mistake in it is told before anything is loaded
+            ChatTemplate.of_model(None, {}, file=config.model.chat_template)
+        self._engine = build(config, progress)
         if receipts and not self._engine.measured:
             progress("measuring this machine, once", 99)
             self._engine.measure()
         self._tokenizer = tokenizer_for(self._engine.checkpoint, options.get("tokenizer"))
         self._ids = itertools.count()
-        self._template: ChatTemplate | None = None
+        self._model = config.model
+        self._most_waiting = config.scheduler.max_queued_requests
 
     @property
     def info(self) -> EngineInfo:
@@ -97,33 +123,76 @@ class LLM:
         return self._engine.checkpoint
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        grammar: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
         """Complete one prompt or several (text, or token ids), all together; results in the order of the prompts.
 
-        Without `sampling` the model's own defaults hold, and an answer may be as long as the context allows.
+        Without `sampling` the model's own defaults hold, and an answer may be as long as the context allows. `grammar` is
+        what every answer must match, or a list with one for each prompt, as `redline.engine.grammar` makes it: of_json_schema,
+        of_regex, of_choice ...
         """
-        return self._collect(self._requests(_listed(prompts), sampling), continues=True)
+        return self._collect(self._requests(_listed(prompts), sampling, grammar), continues=True)
 
-    def chat(self, messages: Sequence[Message], sampling: SamplingParams | None = None, **template: Any) -> Completion:
-        """Answer a conversation. `template` goes to the model's chat template (`tools=`, `enable_thinking=` ...)."""
-        return self._collect(self._requests([self.render(messages, **template)], sampling), continues=False)[0]
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: SamplingParams | None = None,
+        *,
+        grammar: str | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+        **template: Any,
+    ) -> Completion:
+        """Answer a conversation; what the model thought and which of `tools` it calls come apart from the text.
+
+        `template` goes to the model's chat template (`enable_thinking=` ...); a `grammar` holds for all that the model writes.
+        """
+        offered = [Tool.of(tool) for tool in tools]
+        prompt = self._dialect.prompt(messages, offered, **template)
+        requests = self._requests([prompt.encode()], sampling, grammar)
+        return self._collect(requests, continues=False, parser=self._dialect.parser(prompt.where, offered))[0]
 
     def stream(
-        self, prompt: Prompt | Sequence[Message], sampling: SamplingParams | None = None, **template: Any
+        self,
+        prompt: Prompt | Sequence[Message],
+        sampling: SamplingParams | None = None,
+        *,
+        grammar: str | None = None,
+        **template: Any,
     ) -> Iterator[Delta]:
         """Deltas of one prompt, or of a conversation (a list of messages), as they come. Closing the iterator cancels."""
         messages = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
         rendered: Any = self.render(prompt, **template) if messages else prompt  # type: ignore[arg-type]
-        for _, delta in self._run(self._requests([rendered], sampling), continues=not messages):
+        for _, delta in self._run(self._requests([rendered], sampling, grammar), continues=not messages):
             yield delta
 
-    def render(self, messages: Sequence[Message], **template: Any) -> list[int]:
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, pooling: Pooling | None = None, normalize: bool = True
+    ) -> NDArray[np.float32]:
+        """A vector for each prompt, [number of prompts, hidden size]: the model's last hidden state, of length 1.
+
+        `pooling` takes the last token's or the mean over the prompt; without it the model's own, else the last token's. A
+        prompt may fill the whole context. Raises what `generate` raises.
+        """
+        chosen = pooling or self.info.pooling or "last"
+        if chosen not in get_args(Pooling):
+            raise UnsupportedField(f"pooling by {chosen} is not supported", hint="choose last or mean", param="pooling")
+        requests = self._requests(_listed(prompts), SamplingParams(max_tokens=1))
+        if not requests:
+            return np.empty((0, self.info.hidden_size), np.float32)
+        pooled = [msgspec.structs.replace(request, pooling=chosen) for request in requests]
+        found = {place: delta.embedding for place, delta in self._run(pooled, continues=False) if delta.embedding is not None}
+        made = vectors.of_bytes([found[place] for place in range(len(pooled))])
+        return vectors.normalized(made) if normalize else made
+
+    def render(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool | Mapping[str, Any]] = (), **template: Any
+    ) -> list[int]:
         """The tokens of a conversation, ready to be answered. Raises TemplateError."""
-        if self._template is None:
-            checkpoint = self._engine.checkpoint
-            self._template = ChatTemplate.of_model(checkpoint.chat_template, checkpoint.template_tokens)
-        return self._tokenizer.encode(self._template.render(list(messages), **template), add_special_tokens=False)
+        return self._dialect.prompt(messages, [Tool.of(tool) for tool in tools], **template).encode()
 
     def close(self) -> None:
         """Free the device. The object is of no use afterwards."""
@@ -135,13 +204,21 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _requests(self, prompts: Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None) -> list[Request]:
+    def _requests(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None,
+        grammar: str | Sequence[str | None] | None = None,
+    ) -> list[Request]:
         defaults: dict[str, Any] = self.info.defaults
         params = list(sampling) if isinstance(sampling, Sequence) else [sampling or SamplingParams(**defaults)] * len(prompts)
         if len(params) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts but {len(params)} sampling parameters", param="sampling")
+        grammars = [grammar] * len(prompts) if grammar is None or isinstance(grammar, str) else list(grammar)
+        if len(grammars) != len(prompts):
+            raise InvalidRequest(f"{len(prompts)} prompts but {len(grammars)} grammars", param="grammar")
         requests = []
-        for prompt, wanted in zip(prompts, params, strict=True):
+        for prompt, wanted, held_to in zip(prompts, params, grammars, strict=True):
             wanted.check(self.info.vocab_size)
             tokens = self._tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked(prompt)
             requests.append(
@@ -151,6 +228,7 @@ class LLM:
                     sampling=wanted,
                     arrival=time.monotonic(),
                     want_receipt=self._receipts,
+                    grammar=held_to,
                 )
             )
         return requests
@@ -162,19 +240,23 @@ class LLM:
                 raise InvalidRequest(f"token {token} of the prompt is not in the vocabulary of {vocab_size}", param="prompt")
         return list(tokens)
 
-    def _run(self, requests: Sequence[Request], *, continues: bool) -> Iterator[tuple[int, Delta]]:
+    def _run(
+        self, requests: Sequence[Request], *, continues: bool, shown: frozenset[int] = frozenset()
+    ) -> Iterator[tuple[int, Delta]]:
         """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open."""
         loop = self._engine.loop
         place = {request.id: i for i, request in enumerate(requests)}
         answers = {
-            (request.id, index): Answer(self._tokenizer, request, index, continues=continues)
+            (request.id, index): Answer(self._tokenizer, request, index, continues=continues, shown=shown)
             for request in requests
             for index in range(request.sampling.n)
         }
-        for request in requests:
-            loop.submit(request)
+        coming, submitted, ended = iter(requests), 0, 0  # of choices: no more at a time than may wait
         try:
             while answers:
+                while submitted - ended < self._most_waiting and (request := next(coming, None)) is not None:
+                    loop.submit(request)
+                    submitted += request.sampling.n
                 loop.step()
                 for chunk in loop.take():
                     answer = answers.get((chunk.id, chunk.index))
@@ -185,6 +267,7 @@ class LLM:
                         loop.cancel(chunk.id, chunk.index)
                     if delta.finish is not None:
                         del answers[chunk.id, chunk.index]
+                        ended += 1
                     if delta.failure is not None:
                         raise error_of(delta.failure)
                     yield place[chunk.id], delta
@@ -194,14 +277,24 @@ class LLM:
             if not loop.has_work:
                 loop.check()
 
-    def _collect(self, requests: Sequence[Request], *, continues: bool) -> list[Completion]:
+    def _collect(
+        self, requests: Sequence[Request], *, continues: bool, parser: Callable[[], Parser] = PlainParser
+    ) -> list[Completion]:
+        markers = parser().markers
+        shown = self._dialect.shown(markers) if markers else frozenset()
         parts: list[list[Delta]] = [[] for _ in requests]
-        for place, delta in self._run(requests, continues=continues):
+        for place, delta in self._run(requests, continues=continues, shown=shown):
             parts[place].append(delta)
-        return [_completion(request, deltas) for request, deltas in zip(requests, parts, strict=True)]
+        return [_completion(request, deltas, parser) for request, deltas in zip(requests, parts, strict=True)]
+
+    @cached_property
+    def _dialect(self) -> Dialect:
+        checkpoint, model = self._engine.checkpoint, self._model
+        template = ChatTemplate.of_model(checkpoint.chat_template, checkpoint.template_tokens, file=model.chat_template)
+        return Dialect(template, self._tokenizer, tool_parser=model.tool_parser, reasoning_parser=model.reasoning_parser)
 
 
-def _completion(request: Request, deltas: Sequence[Delta]) -> Completion:
+def _completion(request: Request, deltas: Sequence[Delta], parser: Callable[[], Parser]) -> Completion:
     """The collected stream of one request."""
     choices, usages = [], []
     for index in range(request.sampling.n):
@@ -212,7 +305,7 @@ def _completion(request: Request, deltas: Sequence[Delta]) -> Completion:
         choices.append(
             Choice(
                 index=index,
-                text="".join(delta.text for delta in own),
+                **_read(parser(), own),
                 tokens=[token for delta in own for token in delta.tokens],
                 finish=last.finish,
                 logprobs=[entry for part in scored for entry in part] if scored else None,
@@ -230,6 +323,22 @@ def _completion(request: Request, deltas: Sequence[Delta]) -> Completion:
         prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
         receipt=next((d.receipt for d in reversed(deltas) if d.receipt is not None), None),
     )
+
+
+def _read(parser: Parser, deltas: Sequence[Delta]) -> dict[str, Any]:
+    """The text of an answer, its reasoning and its calls."""
+    text, reasoning, calls = "", "", list[ToolCall]()
+    for event in [*(event for delta in deltas for event in parser.push(delta.text)), *parser.finish()]:
+        match event:
+            case Text(words):
+                text += words
+            case Reasoning(words):
+                reasoning += words
+            case CallBegin(_, id, name):
+                calls.append(ToolCall(id=id, name=name, arguments=""))
+            case CallArguments(number, words):
+                calls[number] = replace(calls[number], arguments=calls[number].arguments + words)
+    return {"text": text, "reasoning": reasoning, "tool_calls": calls}
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

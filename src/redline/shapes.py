@@ -426,11 +426,11 @@ def _check_pairs(rope: RopeShape, num_pairs: int) -> None:
 
 
 def known(name: str) -> ModelShape:
-    """The shape of a well-known model; raises UnsupportedModel with the nearest names for any other."""
+    """The shape of a well-known model; raises UnsupportedModel with the nearest names for any other, as users write them."""
     if name not in KNOWN:
         near = difflib.get_close_matches(name.lower(), KNOWN, n=3, cutoff=0.3)
         raise UnsupportedModel(
             f"no known model is called {name!r}",
-            hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(KNOWN)}",
+            hint=f"did you mean random:{' or random:'.join(near)}?" if near else f"known: random:{', random:'.join(KNOWN)}",
         )
     return from_hf(KNOWN[name])

@@ -29,6 +29,7 @@ Spelling = Literal["byte_level", "sentencepiece"]
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 SPACE = "▁"
+NORMALIZED_SHRINK = 9  # NFC makes UTF-8 at most so many times shorter: 3 by a character's own form, 3 by composition
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 QWEN2_SPLIT = (
@@ -151,12 +152,22 @@ class Tokenizer:
         """
         backend = self._backend if allow_special else self._plain
         try:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+            # The library's `encode` holds the interpreter's lock to its end; this lets other threads work meanwhile.
+            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError as error:  # the library's word for text that has no UTF-8 form
             raise InvalidRequest(
                 "the text is not valid Unicode: it holds bytes that are not UTF-8, or half of a surrogate pair"
             ) from error
         return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
+
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that `text` has at least, found without encoding it; 0 where the vocabulary proves nothing."""
+        widest, vanishing = self._widest
+        if not widest:
+            return 0
+        data = text.encode("utf-8", "surrogatepass")
+        size = len(data.translate(None, vanishing)) if vanishing else len(data)
+        return size // (widest if self._backend.normalizer is None or data.isascii() else widest * NORMALIZED_SHRINK)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Bytes that are not UTF-8 read as U+FFFD; ids outside the vocabulary as nothing."""
@@ -183,6 +194,26 @@ class Tokenizer:
     def token_text(self, id_: int) -> str:
         """One token as a person sees it; bytes that are no whole character read as \\xe2."""
         return self.token_bytes(id_).decode("utf-8", "backslashreplace")
+
+    @cached_property
+    def _widest(self) -> tuple[int, builtins.bytes]:
+        """The most bytes of text that one token stands for, and the bytes that encoding may drop; 0: nobody knows."""
+        backend = self._backend
+        added = backend.get_added_tokens_decoder()
+        absorbs = any(token.lstrip or token.rstrip for token in added.values())  # any number of spaces beside it
+        steps = _steps(backend)
+        if absorbs or not isinstance(backend.model, models.BPE) or not all(map(_keeps, steps)):
+            return 0, b""
+        if self._spelling == "sentencepiece":
+            covered = backend.model.byte_fallback and all(
+                backend.token_to_id(f"<0x{byte:02X}>") is not None for byte in range(256)
+            )
+            return (max(len(piece.encode()) for piece in _pieces_of(backend)) if covered else 0), b""
+        if not any(step["type"] == "ByteLevel" for step in steps):
+            return 0, b""
+        names = {token.content for token in added.values()}
+        widest = max(len(piece.encode()) if piece in names else len(piece) for piece in _pieces_of(backend))
+        return widest, bytes(byte for byte, char in enumerate(_BYTE_CHARS) if backend.token_to_id(char) is None)
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -376,6 +407,24 @@ _CHAR_BYTES = {char: byte for byte, char in enumerate(_BYTE_CHARS)}
 
 def _affixes(bos_id: int | None, eos_id: int | None, add_bos: bool, add_eos: bool) -> tuple[list[int], list[int]]:
     return [bos_id] if add_bos and bos_id is not None else [], [eos_id] if add_eos and eos_id is not None else []
+
+
+def _steps(backend: tokenizers.Tokenizer) -> list[dict[str, Any]]:
+    """What happens to a text before it is merged, step by step, as the library writes it in a tokenizer.json."""
+    steps: list[dict[str, Any]] = []
+    for part, inner in ((backend.normalizer, "normalizers"), (backend.pre_tokenizer, "pretokenizers")):
+        state = {} if part is None else json.loads(part.__getstate__())
+        steps += state.get(inner, [state] if state else [])
+    return steps
+
+
+def _keeps(step: Mapping[str, Any]) -> bool:
+    """Whether a step is known to drop nothing of a text (by more than `NORMALIZED_SHRINK`)."""
+    if step["type"] == "Replace":
+        return bool(step["pattern"] == {"String": " "} and step["content"] == SPACE)
+    if step["type"] == "Split":
+        return bool(step["behavior"] != "Removed")
+    return step["type"] in ("NFC", "Prepend", "ByteLevel", "Digits", "Metaspace")
 
 
 def _probe_affixes(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

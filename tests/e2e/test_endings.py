@@ -49,16 +49,6 @@ def error_of(line: str) -> str:
     return str(json.loads(line.removeprefix("data: "))["error"]["code"])
 
 
-def test_killing_the_engine_ends_every_stream_with_an_error_and_the_server_says_so(server: RealServer) -> None:
-    streams = lines_of_streams(server, lambda: os.kill(server.engine_pid, signal.SIGKILL))
-    assert [error_of(lines[-1]) for lines in streams] == ["engine_dead"] * STREAMS
-    refused = httpx2.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False})
-    assert refused.status_code == 503 and refused.headers["retry-after"] and refused.json()["error"]["code"] == "engine_dead"
-    assert httpx2.get(f"{server.url}/health").json()["status"] == "dead"
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 0
-
-
 def test_an_engine_that_hangs_still_ends_with_its_server(server: RealServer) -> None:
     os.kill(server.engine_pid, signal.SIGSTOP)
     server.process.send_signal(signal.SIGTERM)
@@ -80,8 +70,18 @@ def test_a_server_killed_while_the_model_loads_takes_its_engine_along() -> None:
         until(lambda: not is_running(engine))
 
 
-def test_one_signal_lets_streams_end_and_two_end_them(server: RealServer) -> None:
-    streams = lines_of_streams(server, lambda: server.process.send_signal(signal.SIGTERM), tokens=60)
+def test_one_signal_lets_streams_end_and_refuses_what_is_new(server: RealServer) -> None:
+    """Until the last of them has ended the port stays open, so that a balancer is told, not turned away."""
+
+    def drain() -> None:
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx2.get(f"{server.url}/health").json()["status"] == "draining")
+        assert httpx2.get(f"{server.url}/health/ready").status_code == 503
+        assert httpx2.get(f"{server.url}/health/live").status_code == 200
+        refused = httpx2.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False})
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "draining" and refused.headers["retry-after"]
+
+    streams = lines_of_streams(server, drain, tokens=1000)
     assert all(lines[-1] == "data: [DONE]" for lines in streams)
     assert server.process.wait(10) == 0 and server.engine_is_gone()
 

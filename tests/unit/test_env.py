@@ -34,6 +34,17 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env.cache_dir() == Path("/x/redline"), "an empty value is no value"
 
 
+def test_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.delenv("REDLINE_DATA", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert env.data_dir() == Path("/home/a/.local/share/redline")
+    monkeypatch.setenv("XDG_DATA_HOME", "/x")
+    assert env.data_dir() == Path("/x/redline")
+    monkeypatch.setenv("REDLINE_DATA", "~/state")
+    assert env.data_dir() == Path("/home/a/state")
+
+
 def test_defaults_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REDLINE_LOG", "REDLINE_API_KEY"):
         monkeypatch.delenv(name, raising=False)

@@ -63,3 +63,24 @@ def test_strict_makes_a_fallback_an_error() -> None:
     with pytest.raises(ConfigError, match="attention would fall back: no GPU"):
         log.fallback("attention", "no GPU", strict=True)
     assert not log.FALLBACKS
+
+
+def test_fields_are_told_in_both_formats_and_the_message_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"fields": {"path": "/v1", "tokens": 7}}
+    log.setup("info")
+    log.get("access").info("GET %s", "/v1", extra=told)
+    assert capsys.readouterr().err.endswith("redline.access: GET /v1 tokens=7\n")
+    log.setup("info", json=True)
+    log.get("access").info("GET %s", "/v1", extra=told)
+    record = json.loads(capsys.readouterr().err)
+    assert (record["message"], record["path"], record["tokens"]) == ("GET /v1", "/v1", 7)
+
+
+def test_a_line_says_which_request_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("info", json=True)
+    token = log.REQUEST_ID.set("req_1")
+    log.get("server").info("in")
+    log.REQUEST_ID.reset(token)
+    log.get("server").info("out")
+    inside, outside = map(json.loads, capsys.readouterr().err.splitlines())
+    assert inside["request_id"] == "req_1" and "request_id" not in outside

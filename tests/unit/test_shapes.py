@@ -299,3 +299,13 @@ def test_gguf_metadata_of_any_values_gives_a_shape_or_a_named_error(values: dict
         assert isinstance(from_gguf({**GGUF, **values}, EMBEDDING), ModelShape)
     except RedlineError as error:
         assert error.exit_code == 2
+
+
+def test_an_unknown_name_is_answered_with_names_as_users_write_them() -> None:
+    """`redline serve tiny-llama` is no model: only `random:tiny-llama` is."""
+    with pytest.raises(UnsupportedModel) as caught:
+        known("tiny-lama")
+    assert "did you mean random:tiny-llama or random:" in caught.value.hint
+    with pytest.raises(UnsupportedModel) as caught:
+        known("zzzzzz")
+    assert caught.value.hint.startswith("known: random:") and f"random:{next(iter(KNOWN))}" in caught.value.hint

@@ -18,6 +18,7 @@ from redline.tokenizer import Tokenizer
 from vocabularies import (
     SEEDS,
     ByteLevelOracle,
+    byte_chars,
     byte_level_metadata,
     sentencepiece_metadata,
     trained_sentencepiece,
@@ -316,3 +317,71 @@ class TestFolder:
         (tmp_path / "tokenizer_config.json").write_text("[]")
         with pytest.raises(CheckpointError, match="not a JSON object"):
             Tokenizer.from_folder(tmp_path)
+
+
+class TestLeastTokens:
+    """The bound is below the truth for every text, and near enough to be of use."""
+
+    @pytest.mark.soak
+    @pytest.mark.parametrize("kind", [*PRE_TOKENIZERS, "prefixed", "bare", "bytes"])
+    def test_never_more_than_the_text_has(self, kind: str, effort: int) -> None:
+        tokenizer = _small(kind)
+        hard = ["\u1fbe\u0344\u0301" * 40, "\u212b" * 50, "\u1fef" * 60, " " * 500, "\x00\x04" * 30, "<|bos|>" * 9, "가" * 9]
+        for text in [*hard, *varied_strings(300 * effort, seed=5)]:
+            assert tokenizer.least_tokens(text) <= len(tokenizer.encode(text, add_special_tokens=False)), text
+
+    @pytest.mark.parametrize("kind", [*PRE_TOKENIZERS, "prefixed", "bare", "bytes"])
+    def test_long_text_has_many(self, kind: str) -> None:
+        tokenizer = _small(kind)
+        text = "the quick brown fox " * 500
+        least, truth = tokenizer.least_tokens(text), len(tokenizer.encode(text))
+        assert truth / 100 < least <= truth
+
+    def test_normalizing_shrinks_by_what_is_said_at_most(self) -> None:
+        import unicodedata
+
+        from redline.tokenizer import NORMALIZED_SHRINK
+
+        own = composed = 0.0
+        for number in (number for number in range(0x110000) if not 0xD800 <= number < 0xE000):
+            char = chr(number)
+            size, apart = len(char.encode()), len(unicodedata.normalize("NFD", char).encode())
+            own = max(own, size / apart)
+            if unicodedata.is_normalized("NFC", char):
+                composed = max(composed, apart / size)
+        assert own * composed <= NORMALIZED_SHRINK
+
+    def test_a_vocabulary_that_drops_text_proves_nothing(self) -> None:
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "removed")
+        assert Tokenizer(backend, ["a", "b"], spelling="byte_level").least_tokens("a " * 1000) == 0
+
+    def test_bytes_without_a_piece_do_not_count(self) -> None:
+        vocab = {char: id_ for id_, char in enumerate(c for byte, c in enumerate(byte_chars()) if byte != 4)}
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer = Tokenizer(backend, list(vocab), spelling="byte_level")
+        assert tokenizer.encode("\x04" * 50) == [] and tokenizer.least_tokens("\x04" * 50) == 0
+        assert tokenizer.least_tokens("a\x04" * 50) == 50
+
+
+def test_encoding_a_long_text_lets_other_threads_run() -> None:
+    """A server encodes in a thread beside its event loop: one long prompt must not stop every stream."""
+    import threading
+
+    tokenizer, text = Tokenizer.bytes(512), "hello world " * 100_000
+    worker = threading.Thread(target=tokenizer.encode, args=(text,))
+    worker.start()
+    turns = 0
+    while worker.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 10  # with the lock held, this thread comes to its turn once or twice
+
+
+def _small(kind: str) -> Tokenizer:
+    if kind == "bytes":
+        return Tokenizer.bytes(300)
+    if kind in PRE_TOKENIZERS:
+        return Tokenizer.from_gguf(byte_level_metadata(kind))
+    return Tokenizer.from_gguf(sentencepiece_metadata(kind == "prefixed"))

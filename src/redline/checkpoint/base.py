@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from redline.checkpoint.embedding import EmbeddingDefaults
 from redline.checkpoint.packed import Packed
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Checkpoint(Protocol):
 
     @property
     def generation(self) -> GenerationDefaults: ...
+
+    @property
+    def embedding(self) -> EmbeddingDefaults: ...
 
     @property
     def chat_template(self) -> str | None:

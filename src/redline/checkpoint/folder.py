@@ -1,7 +1,8 @@
 """A Hugging Face style folder as a checkpoint: config.json, one safetensors file or shards with an index, and the texts.
 
-Weights keep their names, with three exceptions that are not part of a language model's own: the prefix of a model that
-wraps it (Gemma 3 with vision), what belongs to the wrapper, and buffers or copies that the shape makes redundant.
+Weights keep their names, with four exceptions that are not part of a language model's own: the prefix of a model that
+wraps it (Gemma 3 with vision), what belongs to the wrapper, the prefix that a model without a head lacks, and buffers or
+copies that the shape makes redundant.
 The bytes of a file are `safetensors`'s business. Open `FolderCheckpoint` first.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redline import shapes
-from redline.checkpoint import safetensors
+from redline.checkpoint import embedding, safetensors
 from redline.checkpoint.base import GenerationDefaults, dominant_format
 from redline.checkpoint.json_file import read_bytes, read_object
 from redline.checkpoint.packed import Packed, count
@@ -29,6 +30,7 @@ TEMPLATE = "chat_template.jinja"
 
 _WRAPPED = re.compile(r"(?:model\.)?language_model\.(?:model\.)?")  # the language model within a model with vision
 _WRAPPER = re.compile(r"(?:model\.)?(?:vision_tower|multi_modal_projector)\.")
+_BARE = re.compile(r"embed_tokens\.|layers\.\d+\.|norm\.")  # a model without a head, as embedding models are saved
 _BUFFER = re.compile(r".*\.rotary_emb\.inv_freq$")  # computed from the config; old files carry it
 
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -54,6 +56,7 @@ class FolderCheckpoint:
         self.chat_template = _chat_template(path, texts)
         self.template_tokens = _template_tokens({**_optional(path / "special_tokens_map.json"), **texts})
         self.generation = _generation(config, _optional(path / "generation_config.json"))
+        self.embedding = embedding.of_folder(path, config)
 
     def arrays(self) -> Iterator[Packed]:
         for file in self._files:
@@ -73,7 +76,8 @@ class FolderCheckpoint:
             return None
         wrapped = _WRAPPED.match(own)
         rest = own[wrapped.end() :] if wrapped else own
-        name = rest if not wrapped or rest.startswith("lm_head.") else f"model.{rest}"
+        bare = wrapped is not None or _BARE.match(own) is not None
+        name = f"model.{rest}" if bare and not rest.startswith("lm_head.") else rest
         return None if self.shape.tie_embeddings and name == "lm_head.weight" else name
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redline import shapes
-from redline.checkpoint import gguf_names
+from redline.checkpoint import embedding, gguf_names
 from redline.checkpoint.base import GenerationDefaults, dominant_format
 from redline.checkpoint.gguf_header import TensorEntry, read_header
 from redline.checkpoint.packed import Packed, count, map_file, view
@@ -50,6 +50,7 @@ class GgufCheckpoint:
         self.chat_template: str | None = template if isinstance(template, str) else None
         self.template_tokens = _template_tokens(header.metadata)
         self.generation = GenerationDefaults(eos_ids=_end_ids(header.metadata))
+        self.embedding = embedding.of_gguf(header.metadata)
 
     def arrays(self) -> Iterator[Packed]:
         family = self.shape.family

@@ -29,6 +29,7 @@ _TEXTS = (
     "special_tokens_map.json",
     folder.TEMPLATE,
 )
+_POOLING = re.compile(r"(?:1_Pooling|\d+_Dense)/config\.json")  # what an embedding model does with its hidden states
 _WEIGHTS = re.compile(r"model(?:-\d+-of-\d+)?\.safetensors")
 _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?I?Q\d\w*|BF16|F16|F32)(?=$|[-.])", re.IGNORECASE)
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -71,7 +72,8 @@ def choose(files: Iterable[str], name: HubName) -> list[str]:
     gguf = [file for file in files if file.lower().endswith(".gguf") and "mmproj" not in file.lower()]
     weights = [file for file in files if _WEIGHTS.fullmatch(file)]
     if name.quant is None and weights:
-        return [file for file in files if file in _TEXTS] + [file for file in files if file == folder.INDEX] + weights
+        texts = [file for file in files if file in _TEXTS] + [file for file in files if file == folder.INDEX]
+        return texts + [file for file in files if _POOLING.fullmatch(file)] + weights
     fitting = [file for file in gguf if name.quant is None or _has_quant(file, name.quant)]
     if len(fitting) == 1:
         if _PART.search(fitting[0]):

@@ -14,6 +14,7 @@ import numpy as np
 
 from redline import shapes
 from redline.checkpoint.base import GenerationDefaults
+from redline.checkpoint.embedding import EmbeddingDefaults
 from redline.checkpoint.packed import Packed
 from redline.shapes import ModelShape
 
@@ -34,6 +35,7 @@ class RandomCheckpoint:
     """
 
     generation = GenerationDefaults()
+    embedding = EmbeddingDefaults()
     chat_template: str | None = TEMPLATE
     stored_dtype = "random"
     file_bytes = 0

@@ -6,20 +6,28 @@ Open `command`.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from redline.cli.answer_format import grammar_of, grammar_options
 from redline.cli.options import ENGINE_SECTIONS, JSON, MODEL, config_options, sampling_options
 from redline.cli.session import Session, print_answer, print_receipt
 from redline.errors import InvalidRequest
+from redline.types import Usage
+
+if TYPE_CHECKING:
+    from redline.engine.answer import Delta
 
 
 @click.command("generate")
 @MODEL
 @click.argument("prompt")
+@click.option("--n", default=None, type=int, help="Answers to give; several are printed one after the other.  [default: 1]")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without the model's chat template.")
+@grammar_options
 @sampling_options
 @config_options(*ENGINE_SECTIONS)
 @JSON
@@ -30,20 +38,47 @@ def command(model: str, prompt: str, raw: bool, as_json: bool, **options: Any) -
     has none or with --raw.
     """
     text = _checked(sys.stdin.read() if prompt == "-" else prompt)
+    grammar = grammar_of(options)
     with Session(model, options, quiet=as_json) as session:
-        deltas = session.deltas(text if raw or not session.has_template else [{"role": "user", "content": text}])
-        if not as_json:
+        prompted = text if raw or not session.has_template else [{"role": "user", "content": text}]
+        deltas = session.deltas(prompted, grammar=grammar)
+        if session.sampling.n == 1 and not as_json:
             print_receipt(print_answer(deltas)[1])
             return
-        parts = list(deltas)
-    last = parts[-1]
+        answers = _collected(deltas, session.sampling.n)
+    last = next(part for parts in answers for part in parts if part.receipt is not None)
+    if not as_json:
+        for number, parts in enumerate(answers, 1):
+            click.echo(f"[{number} of {len(answers)}]\n{_text(parts)}")
+        print_receipt(last)
+        return
     document = {
-        "text": "".join(part.text for part in parts),
-        "finish": last.finish,
-        "usage": last.usage,
+        "text": _text(answers[0]),
+        "finish": answers[0][-1].finish,
+        "choices": [{"index": i, "text": _text(parts), "finish": parts[-1].finish} for i, parts in enumerate(answers)],
+        "usage": _usage([parts[-1].usage for parts in answers]),
         "receipt": last.receipt,
     }
     click.echo(msgspec.json.encode(document))
+
+
+def _collected(deltas: Iterator[Delta], n: int) -> list[list[Delta]]:
+    """The deltas of each choice."""
+    answers: list[list[Delta]] = [[] for _ in range(n)]
+    for delta in deltas:
+        answers[delta.index].append(delta)
+    return answers
+
+
+def _text(parts: list[Delta]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _usage(usages: list[Usage | None]) -> Usage:
+    """Of all choices together; the prompt counts once."""
+    told = [usage for usage in usages if usage is not None]
+    completion = sum(usage.completion_tokens for usage in told)
+    return msgspec.structs.replace(told[0], completion_tokens=completion)
 
 
 def _checked(text: str) -> str:

@@ -30,15 +30,19 @@ COMMANDS = {
     "serve": "Serve a model over the OpenAI API.",
     "generate": "Answer one prompt.",
     "chat": "Talk with a model.",
+    "run-batch": "Answer the requests of an OpenAI batch file, without a server.",
+    "ps": "List the servers that run on this machine.",
     "pull": "Fetch a model into the cache folder.",
     "list": "List the models that are here and the aliases.",
     "show": "Show what a model is: shape, formats, tokenizer, template.",
+    "keys": "Make, list, change and revoke API keys, and see what they used.",
+    "completion": "Print the script that completes commands in your shell.",
     "doctor": "Say what this machine is, what it can do and what is wrong.",
 }
 
 
 class LazyGroup(click.Group):
-    """Imports `redline.cli.NAME` for command NAME; its click command is called `command`."""
+    """Imports `redline.cli.NAME` for command NAME (run_batch for run-batch); its click command is called `command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -46,7 +50,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"redline.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"redline.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
+from redline.cli.completion import complete_models
 from redline.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig
 from redline.types import SamplingParams
 
@@ -33,7 +34,7 @@ SAMPLING = (
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-MODEL = click.argument("model")
+MODEL = click.argument("model", shell_complete=complete_models)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
@@ -68,7 +69,7 @@ def split(options: Mapping[str, Any], *sections: type) -> tuple[dict[str, Any], 
 
 def sampling_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling fields the user wrote, checked. Raises InvalidRequest for a value out of range."""
-    names = {name for name, _, _ in SAMPLING} | {"stop"}
+    names = {name for name, _, _ in SAMPLING} | {"stop", "n"}
     given = {name: value for name, value in options.items() if name in names and value is not None and value != ()}
     SamplingParams(**given).check()
     return given
@@ -79,13 +80,15 @@ def _option(section: type, field: dataclasses.Field[Any]) -> Callable[[Decorated
     kind = next(kind for kind in (bool, int, float, str) if kind in (get_args(declared) or (declared,)))
     choices: tuple[str, ...] = field.metadata["choices"]
     flag = _flag(field.name)
-    shown = None if field.default is None else field.default
+    shown = None if field.default in (None, ()) else field.default
+    several = get_origin(declared) is tuple
     return click.option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         *field.metadata["flags"],
         field.name,
         type=click.Choice(choices) if choices else kind,
-        default=None,
+        default=() if several else None,
+        multiple=several,
         help=field.metadata["help"] + (f"  [default: {_shown(shown)}]" if shown is not None else ""),
     )
 

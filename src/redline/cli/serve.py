@@ -27,31 +27,41 @@ INTERRUPTED = 130
 @MODEL
 @config_options(*ENGINE_SECTIONS, ServerConfig)
 @click.option("--log-level", default=None, type=click.Choice(log.LEVELS), help="Lowest level of log lines on standard error.")
+@click.option("--log-format", default="text", type=click.Choice(log.FORMATS), help="How log lines are written.  [default: text]")
 @click.pass_context
-def command(ctx: click.Context, /, model: str, log_level: str | None, **options: Any) -> None:
+def command(ctx: click.Context, /, model: str, log_level: str | None, log_format: str, **options: Any) -> None:
     """Serve a model over the OpenAI API; pulls an alias or a hub model that is not here yet.
 
     Ctrl-C or SIGTERM takes no new requests and lets open ones end; a second signal ends them.
     """
+    from redline.server import keys
     from redline.server.run import Callbacks, serve
 
-    log.setup(log_level or env.log_level())
+    log.setup(log_level or env.log_level(), json=log_format == "json")
     engine_options, _ = split(options, *ENGINE_SECTIONS)
     server_options, _ = split(options, ServerConfig)
     engine = EngineConfig.from_options(model=model, **engine_options)
-    server = ServerConfig(**({"api_key": env.api_key()} | server_options))
-    if server.api_key is None and not _is_loopback(server.host):
-        log.get("serve").warning("%s can be reached from other machines and asks for no key: set --api-key", server.host)
+    server = ServerConfig(**(_from_environment(server_options) | server_options))
+    with_key = server.api_key is not None or keys.any_in(server.state_dir or env.data_dir())
+    if not with_key and not _is_loopback(server.host):
+        hint = "set --api-key, or make a key with redline keys add"
+        log.get("serve").warning("%s can be reached from other machines and asks for no key: %s", server.host, hint)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress())
         make_local(model, revision=engine.model.revision, progress=progress)
 
         def ready(url: str, info: EngineInfo) -> None:
             stack.close()
-            click.echo(ready_block(url, info, with_key=server.api_key is not None))
+            click.echo(ready_block(url, info, with_key=with_key))
 
         stopped_by = serve(engine, server, Callbacks(progress=lambda now: progress(now.stage, now.percent / 100), ready=ready))
     ctx.exit(INTERRUPTED if stopped_by == signal.SIGINT else 0)
+
+
+def _from_environment(given: dict[str, Any]) -> dict[str, Any]:
+    """What the environment says of the server; an admin key matters only where the admin API was asked for."""
+    admin_key = env.admin_key() if "admin_port" in given else None
+    return {"api_key": env.api_key(), "state_dir": str(env.data_dir()), "admin_key": admin_key}
 
 
 def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:

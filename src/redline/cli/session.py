@@ -35,15 +35,16 @@ class Session:
 
             self._llm = LLM(model, progress=lambda stage, percent: progress(stage, percent / 100), **engine_options)
         self.sampling = SamplingParams(**(self._llm.info.defaults | asked))
+        self._template_given = "chat_template" in engine_options
 
     @property
     def has_template(self) -> bool:
-        """Whether the model was made for conversations."""
-        return self._llm.checkpoint.chat_template is not None
+        """Whether the model was made for conversations, or the user says how it has them."""
+        return self._template_given or self._llm.checkpoint.chat_template is not None
 
-    def deltas(self, prompt: str | Sequence[Message]) -> Iterator[Delta]:
-        """The answer to a prompt or a conversation, as it comes."""
-        return self._llm.stream(prompt, self.sampling)
+    def deltas(self, prompt: str | Sequence[Message], *, grammar: str | None = None) -> Iterator[Delta]:
+        """The answer to a prompt or a conversation, as it comes; `grammar` is what it must match."""
+        return self._llm.stream(prompt, self.sampling, grammar=grammar)
 
     def __enter__(self) -> Session:
         return self

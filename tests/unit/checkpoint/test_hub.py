@@ -181,6 +181,8 @@ def test_choice_of_files() -> None:
         shards[2],
         *shards[:2],
     ]
+    pooling = ["1_Pooling/config.json", "2_Normalize/config.json", "config.json", "model.safetensors", "x/1_Pooling/config.json"]
+    assert choose(pooling, plain) == ["config.json", "1_Pooling/config.json", "model.safetensors"]
     assert choose(["a.Q4_K.gguf", "a.Q4_K_M.gguf", "a-IQ4_K.gguf"], q4) == ["a.Q4_K.gguf"]
     assert choose(["model.safetensors", "x-q4_k.GGUF"], q4) == ["x-q4_k.GGUF"]
     with pytest.raises(UnsupportedModel, match="in parts"):

@@ -19,6 +19,7 @@ from redline.types import SamplingParams, Usage
 class Delta:
     text: str
     finish: str | None = None
+    index: int = 0
     usage: Usage | None = None
     receipt: dict | None = None
 
@@ -42,13 +43,16 @@ class FakeLLM:
     def checkpoint(self):
         return types.SimpleNamespace(chat_template=self.template)
 
-    def stream(self, prompt, sampling):
+    def stream(self, prompt, sampling, grammar=None):
         self.asked.append((prompt, sampling))
         if self.fails:
             raise self.fails.pop()
         text = prompt[::-1] if isinstance(prompt, str) else f"heard {len(prompt)}"
-        yield Delta(text[:3])
-        yield Delta(text[3:], "stop", Usage(prompt_tokens=4, completion_tokens=2), {"fake": True})
+        for index in range(sampling.n):
+            yield Delta(text[:3], index=index)
+        for index in range(sampling.n):
+            receipt = {"fake": True} if index == sampling.n - 1 else None
+            yield Delta(text[3:] + "!" * index, "stop", index, Usage(prompt_tokens=4, completion_tokens=2), receipt)
 
     def close(self):
         self.closed = True
@@ -93,12 +97,30 @@ def test_json_is_one_document_and_nothing_else(llm):
     assert json.loads(result.stdout) == {
         "text": "heard 1",
         "finish": "stop",
+        "choices": [{"index": 0, "text": "heard 1", "finish": "stop"}],
         "usage": {"prompt_tokens": 4, "completion_tokens": 2, "cached_tokens": 0},
         "receipt": {"fake": True},
     }
 
 
-@pytest.mark.parametrize("arguments", [("m", " "), ("m", "not utf-8: \udcff"), ("m", "x", "--top-p", "3")])
+def test_several_answers_are_told_one_after_the_other(llm):
+    result = run(generate.command, "m", "Hello", "--n", "3")
+    assert result.stdout == "[1 of 3]\nheard 1\n[2 of 3]\nheard 1!\n[3 of 3]\nheard 1!!\n"
+    assert result.stderr.endswith("fast enough\n") and llm.asked[0][1].n == 3
+    document = json.loads(run(generate.command, "m", "Hello", "--n", "2", "--json").stdout)
+    assert [choice["text"] for choice in document["choices"]] == ["heard 1", "heard 1!"]
+    assert document["usage"]["completion_tokens"] == 4 and document["receipt"] == {"fake": True}
+
+
+def test_a_template_that_the_user_gives_makes_a_conversation(llm):
+    llm.template = None
+    assert run(generate.command, "m", "abcdef", "--chat-template", "mine.jinja").stdout == "heard 1\n"
+    assert llm.options == {"chat_template": "mine.jinja"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("m", " "), ("m", "not utf-8: \udcff"), ("m", "x", "--top-p", "3"), ("m", "x", "--n", "0")]
+)
 def test_a_wrong_request_is_refused_before_a_model_is_loaded(llm, arguments):
     result = run(generate.command, *arguments)
     assert isinstance(result.exception, InvalidRequest)

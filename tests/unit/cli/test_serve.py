@@ -9,6 +9,7 @@ import types
 import pytest
 from click.testing import CliRunner
 
+from redline import env
 from redline.cli import serve
 from redline.config import ServerConfig
 from redline.engine.message import EngineInfo, Progress
@@ -71,7 +72,7 @@ def test_one_ready_block_with_a_line_to_paste(server):
     assert "loading weights done after" in result.stderr
     [(engine, config)] = server.calls
     assert (engine.model.model, engine.model.max_model_len) == ("tiny", 4096)
-    assert config == ServerConfig(port=0)
+    assert config == ServerConfig(port=0, state_dir=str(env.data_dir()))
 
 
 def test_the_key_of_the_environment_yields_to_the_option_and_is_never_printed(server, monkeypatch):
