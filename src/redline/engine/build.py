@@ -103,7 +103,7 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     try:
         runner = _call(thread, _load_runner, checkpoint, resolved, thread, progress)
         progress("warming up", 95)
-        _warm_up(runner, resolved)
+        _warm_up(runner, resolved, checkpoint.shape.vocab_size)
     except BaseException:
         if thread is not None:
             thread.close()
@@ -175,10 +175,17 @@ def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread
     return Runner(model, cache, filler, table, thread)
 
 
-def _warm_up(runner: Runner, resolved: Resolved) -> None:
+def _warm_up(runner: Runner, resolved: Resolved, vocab_size: int) -> None:
     config = resolved.config
     most = min((config.model.max_model_len or 0) - 1, config.scheduler.max_num_batched_tokens or 0)
-    warm_up(runner, num_pages=resolved.memory.num_pages, page_size=config.cache.page_size or 0, max_tokens=most)
+    warm_up(
+        runner,
+        num_pages=resolved.memory.num_pages,
+        page_size=config.cache.page_size or 0,
+        max_tokens=most,
+        vocab_size=vocab_size,
+        compiles=config.device.device != "cpu",
+    )
 
 
 def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:

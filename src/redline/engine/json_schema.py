@@ -26,6 +26,7 @@ Object = dict[str, Any]
 MAX_DEPTH = 50
 MAX_NODES = 20_000
 MAX_COUNTED_PROPERTIES = 100  # optional ones beside minProperties or maxProperties: the matcher's cost is their square
+MAX_COMPARISONS = 100_000  # of parts of the branches of `oneOf`, in one schema: a second
 LARGEST_INTEGER = 10**18
 LARGEST_NUMBER = 1e18
 
@@ -77,6 +78,7 @@ class _Strict:
         self._pending: list[tuple[str, Json]] = []
         self._grounded: set[str] = set()  # pointers from which references lead to something else than references
         self._nodes = 0
+        self._comparisons = 0
 
     def whole(self) -> Object:
         root = self.schema(self._root, "", 0)
@@ -108,6 +110,12 @@ class _Strict:
     @property
     def draft(self) -> int:
         return self._draft
+
+    def may_compare(self, a: Object, b: Object) -> bool:
+        """Whether two branches may still be compared: pairs, and references back and forth, can be any number."""
+        listed = sum(len(each[name]) for each in (a, b) for name in ("enum", "required") if isinstance(each.get(name), list))
+        self._comparisons += 1 + listed // 16
+        return self._comparisons <= MAX_COMPARISONS
 
     def reference(self, ref: Json, path: str) -> str:
         """The name of a `$ref`'s target, which will be written too."""
@@ -198,7 +206,7 @@ class _Writer:
     def _refuse_unknown(self, keyword: str) -> NoReturn:
         if keyword in UNENFORCED:
             self._owner.refuse(keyword, self._path)
-        near = difflib.get_close_matches(keyword, _HANDLERS, n=1)
+        near = difflib.get_close_matches(keyword[:80], _HANDLERS, n=1)
         self._owner.refuse(
             keyword[:80], self._path, "it is not a keyword of JSON schema", f"did you mean {near[0]}?" if near else ""
         )
@@ -412,7 +420,7 @@ class _Writer:
         """Whether no value can satisfy both schemas, as far as that is plain to see."""
         if a is False or b is False:
             return True
-        if not isinstance(a, dict) or not isinstance(b, dict) or depth > 8:
+        if not isinstance(a, dict) or not isinstance(b, dict) or depth > 8 or not self._owner.may_compare(a, b):
             return False
         for one, other in ((a, b), (b, a)):
             if "$ref" in one:
@@ -427,7 +435,7 @@ class _Writer:
             return True
         if types_a != {"object"} or types_b != {"object"}:
             return False
-        keys = {key for each in (a, b) for key in each.get("required") or () if isinstance(key, str)}
+        keys = dict.fromkeys(key for each in (a, b) for key in each.get("required") or () if isinstance(key, str))
         return any(self._apart_at(key, a, b, depth) for key in keys)
 
     def _apart_at(self, key: str, a: Object, b: Object, depth: int) -> bool:

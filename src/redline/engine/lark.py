@@ -21,13 +21,16 @@ _REFUSED = {
 }
 _ALLOWED = {"capture", "lazy", "suffix", "stop_capture"}
 
-_STRING = r'"(?:\\.|[^"\\\n])*"'
+# None of these has two ways to match a text: a stranger's grammar would take its time, with nothing else running beside it.
 _PIECES = re.compile(
-    rf"(?P<string>{_STRING}i?)|(?P<comment>//[^\n]*|\#[^\n]*)|(?P<regex>/(?!/)(?:\\.|[^/\\\n])+/[a-z]*)"
+    r'(?P<string>"[^"\\\n]*+(?:\\.[^"\\\n]*+)*"i?)'
+    r"|(?P<comment>//[^\n]*|\#[^\n]*)|(?P<regex>/(?!/)[^/\\\n]*+(?:\\.[^/\\\n]*+)*/[a-z]*)"
     r"|(?P<json>%json(?![A-Za-z0-9_]))|(?P<options>%llguidance(?![A-Za-z0-9_]))|(?P<other>.)",
     re.DOTALL,
 )
-_ATTRIBUTES = re.compile(rf"^[ \t]*[?!]?[A-Za-z_][\w-]*\s*\[((?:{_STRING}|/(?:\\.|[^/\\\n])+/|[^\]])*)\]\s*:", re.MULTILINE)
+_ATTRIBUTES = re.compile(r"^[ \t]*+[?!]?[A-Za-z_][\w-]*+\s*+\[", re.MULTILINE)
+_END = re.compile(r"\]\s*+:")
+_UNENDED = {'"': "a text", "/": "a regular expression"}
 
 
 def checked_lark(source: str, write_schema: Callable[[Any], str], param: str) -> str:
@@ -35,6 +38,7 @@ def checked_lark(source: str, write_schema: Callable[[Any], str], param: str) ->
     if not source.strip():
         raise InvalidRequest("the grammar is empty", param=param)
     written: list[str] = []
+    bare: list[str] = []  # the same without what is in quotation marks
     at = 0
     while at < len(source):
         piece = _PIECES.match(source, at)
@@ -42,14 +46,17 @@ def checked_lark(source: str, write_schema: Callable[[Any], str], param: str) ->
         at = piece.end()
         if piece.lastgroup == "options":
             raise UnsupportedField("'%llguidance' cannot be set by a request", param=param)
-        if piece.lastgroup != "json":
-            written.append("" if piece.lastgroup == "comment" else piece[0])
-            continue
-        schema, at = _embedded(source, at, param)
-        written.append("%json " + write_schema(schema))
-    text = "".join(written)
-    _check_attributes(text, param)
-    return text
+        if piece[0] in _UNENDED:
+            raise InvalidRequest(f"the grammar is not valid: {_UNENDED[piece[0]]} does not end on its line", param=param)
+        if piece.lastgroup == "json":
+            schema, at = _embedded(source, at, param)
+            written.append("%json " + write_schema(schema))
+        elif piece.lastgroup != "comment":
+            written.append(piece[0])
+        if piece.lastgroup != "comment":
+            bare.append(piece[0] if piece.lastgroup == "other" else "''")
+    _check_attributes("".join(bare), param)
+    return "".join(written)
 
 
 def _embedded(source: str, at: int, param: str) -> tuple[Any, int]:
@@ -63,10 +70,13 @@ def _embedded(source: str, at: int, param: str) -> tuple[Any, int]:
         raise InvalidRequest("what follows %json is nested too deeply", param=param) from error
 
 
-def _check_attributes(text: str, param: str) -> None:
-    for found in _ATTRIBUTES.finditer(text):
-        bare = re.sub(rf"{_STRING}|/(?:\\.|[^/\\\n])+/", "''", found[1])
-        for attribute in bare.split(","):
+def _check_attributes(bare: str, param: str) -> None:
+    """`bare` has no quotation marks, so an attribute list ends at its first bracket."""
+    at = 0
+    while (begin := _ATTRIBUTES.search(bare, at)) and (at := bare.find("]", begin.end())) >= 0:
+        if _END.match(bare, at) is None:
+            continue
+        for attribute in bare[begin.end() : at].split(","):
             name = attribute.partition("=")[0].strip()
             if name in _REFUSED:
                 raise UnsupportedField(f"the attribute {name!r} of a rule is not supported: {_REFUSED[name]}", param=param)

@@ -106,9 +106,13 @@ class Runner:
         return self._masks[:rows].numpy()
 
     def close(self) -> None:
-        """Wait for the last step and let the thread go."""
+        """Wait for the last step, let the thread go and free the device. Safe to repeat."""
         if self._thread is not None:
             self._thread.close()
+        for name in ("_model", "_cache", "_table"):
+            self.__dict__.pop(name, None)
+        if self._thread is None:
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _run_here(self, inputs: StepInputs, follows: bool) -> StepResult:

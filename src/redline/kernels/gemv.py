@@ -32,7 +32,7 @@ def project(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
         from redline.kernels import gemv_triton
 
         return gemv_triton.project(x_TK, weight_NK)
-    return F.linear(x_TK, weight_NK).float()
+    return _linear(x_TK, weight_NK, None)
 
 
 def norm_linear(stream_TK: Tensor, norm_K: Tensor, eps: float, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -41,7 +41,7 @@ def norm_linear(stream_TK: Tensor, norm_K: Tensor, eps: float, weight_NK: Tensor
         from redline.kernels import gemv_triton
 
         return gemv_triton.norm_linear(stream_TK, norm_K, eps, weight_NK, bias_N)
-    return F.linear(rms_norm(stream_TK, norm_K, eps).to(weight_NK.dtype), weight_NK, bias_N)
+    return _linear(rms_norm(stream_TK, norm_K, eps), weight_NK, bias_N).to(weight_NK.dtype)
 
 
 def norm_gated(stream_TK: Tensor, norm_K: Tensor, eps: float, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
@@ -50,8 +50,8 @@ def norm_gated(stream_TK: Tensor, norm_K: Tensor, eps: float, weight_2FK: Tensor
         from redline.kernels import gemv_triton
 
         return gemv_triton.norm_gated(stream_TK, norm_K, eps, weight_2FK, gelu)
-    gate_TF, up_TF = F.linear(rms_norm(stream_TK, norm_K, eps).to(weight_2FK.dtype), weight_2FK).chunk(2, -1)
-    return (F.gelu(gate_TF, approximate="tanh") if gelu else F.silu(gate_TF)) * up_TF
+    gate_TF, up_TF = _linear(rms_norm(stream_TK, norm_K, eps), weight_2FK, None).chunk(2, -1)
+    return ((F.gelu(gate_TF, approximate="tanh") if gelu else F.silu(gate_TF)) * up_TF).to(weight_2FK.dtype)
 
 
 def linear_add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, bias_N: Tensor | None = None) -> None:
@@ -60,8 +60,13 @@ def linear_add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, bias_N: Tenso
         from redline.kernels import gemv_triton
 
         return gemv_triton.linear_add(x_TK, weight_NK, stream_TN, bias_N)
-    stream_TN.add_(F.linear(x_TK, weight_NK, bias_N))
+    stream_TN.add_(_linear(x_TK, weight_NK, bias_N))
     return None
+
+
+def _linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    """In float32, as the kernels compute: the twin is for comparison, not for speed."""
+    return F.linear(x_TK.float(), weight_NK.float(), None if bias_N is None else bias_N.float())
 
 
 def reference_project(x_TK: Tensor, weight_NK: Tensor) -> tuple[Tensor]:

@@ -17,10 +17,9 @@ from redline.server import admin_page
 from redline.server.app import assemble
 from redline.server.auth import Gate
 from redline.server.caller import Caller
-from redline.server.connection import read_body
 from redline.server.endpoint import Endpoint
 from redline.server.keys import Changes, Settings
-from redline.server.schema import decode
+from redline.server.schema import body_of
 from redline.server.service import Service
 from redline.server.usage import as_csv
 from redline.server.usage_report import Report, asked, report_of, span_of
@@ -47,11 +46,11 @@ class Admin:
         return _json({"object": "list", "data": [key.document() for key in await self._service.keys.every()]})
 
     async def make(self, request: Request) -> Response:
-        key, token = await self._service.keys.make(decode(await read_body(request.receive), Settings))
+        key, token = await self._service.keys.make(await body_of(request.receive, Settings))
         return _json({**key.document(), "token": token})
 
     async def update(self, request: Request) -> Response:
-        changes = decode(await read_body(request.receive), Changes)
+        changes = await body_of(request.receive, Changes)
         return _json((await self._service.keys.update(request.path_params["key"], changes)).document())
 
     async def revoke(self, request: Request) -> Response:

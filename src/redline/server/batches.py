@@ -21,7 +21,7 @@ from redline.server.connection import read_body
 from redline.server.endpoint import Endpoint
 from redline.server.files import MAX_EXPIRY_S, MIN_EXPIRY_S
 from redline.server.paging import QUERY, page_of
-from redline.server.schema import Int, Record, decode, quoted
+from redline.server.schema import Int, Record, body_of, decode, quoted
 from redline.server.service import Service
 
 MAX_PAGE = 100
@@ -115,7 +115,7 @@ class Batches:
         self._jobs = service.jobs
 
     async def create(self, request: Request) -> Response:
-        body = decode(await read_body(request.receive), BatchBody)
+        body = await body_of(request.receive, BatchBody)
         if body.endpoint not in ENDPOINTS:
             known = ", ".join(ENDPOINTS)
             raise UnsupportedField(

@@ -19,14 +19,13 @@ from redline.server.answers import ChatChunk, ChatCompletion
 from redline.server.caller import caller_of
 from redline.server.chat_input import conversation_of
 from redline.server.chat_schema import ChatBody
-from redline.server.connection import read_body
 from redline.server.conversation import prepare
 from redline.server.endpoint import Endpoint
 from redline.server.generation import Piece
 from redline.server.output_format import grammar_of, wanted_of
 from redline.server.parameters import parameters_of
 from redline.server.reply import Call, Json, reply
-from redline.server.schema import decode
+from redline.server.schema import body_of
 from redline.server.service import Service
 from redline.types import SamplingParams
 
@@ -39,7 +38,7 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), ChatBody)
+        body = await body_of(receive, ChatBody)
         service = self._service
         info = service.ready()
         service.check_model(body.model)

@@ -19,14 +19,13 @@ from redline.server.answers import Completion
 from redline.server.caller import caller_of
 from redline.server.chat import finish_of
 from redline.server.completion_schema import CompletionBody
-from redline.server.connection import read_body
 from redline.server.endpoint import Endpoint
 from redline.server.generation import Piece
 from redline.server.output_format import grammar_of, wanted_of
 from redline.server.parameters import fit, parameters_of
 from redline.server.prompt import INLINE_CHARS, Prompt, encode, listed
 from redline.server.reply import Call, Json, reply
-from redline.server.schema import decode
+from redline.server.schema import body_of
 from redline.server.service import Service
 from redline.tokenizer import Tokenizer
 from redline.types import Request, TokenLogprob
@@ -42,7 +41,7 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), CompletionBody)
+        body = await body_of(receive, CompletionBody)
         service = self._service
         info = service.ready()
         service.check_model(body.model)

@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from redline import vectors
 from redline.engine.message import EngineInfo
 from redline.errors import InvalidRequest, UnsupportedField
-from redline.server.connection import read_body, send_json, while_connected
+from redline.server.connection import send_json, while_connected
 from redline.server.embeddings_schema import EmbeddingBody, EmbeddingList, EmbeddingObject
 from redline.server.endpoint import Endpoint
 from redline.server.pooling import Asked, asked_of, pooled
 from redline.server.prompt import listed
-from redline.server.schema import decode
+from redline.server.schema import body_of
 from redline.server.service import Service
 from redline.vectors import Vectors
 
@@ -36,7 +36,7 @@ class Embeddings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), EmbeddingBody)
+        body = await body_of(receive, EmbeddingBody)
         info = self._service.ready()
         size = _size(body.dimensions, info)
         several = isinstance(body.input, list) and not all(isinstance(item, int) for item in body.input)

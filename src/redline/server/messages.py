@@ -19,7 +19,7 @@ from redline.errors import InvalidRequest
 from redline.server.answers import CountedTokens, MessagesAnswer, NamedEvent
 from redline.server.caller import caller_of
 from redline.server.chat_schema import ChatBody
-from redline.server.connection import read_body, send_json, while_connected
+from redline.server.connection import send_json, while_connected
 from redline.server.conversation import Conversation, Prepared, check_variables, prepare, tokens_of
 from redline.server.endpoint import Application, Endpoint
 from redline.server.failures import MESSAGES_PATH
@@ -32,7 +32,7 @@ from redline.server.messages_writer import MessageWriter
 from redline.server.output_format import Wanted, grammar_of, of_named_schema
 from redline.server.parameters import Parameters, parameters_of
 from redline.server.reply import Call
-from redline.server.schema import decode
+from redline.server.schema import body_of
 from redline.server.service import Service
 from redline.server.sse import NAMED, send_events
 
@@ -54,7 +54,7 @@ class Messages:
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), MessagesBody)
+        body = await body_of(receive, MessagesBody)
         service = self._service
         info = service.ready()
         service.check_model(body.model)
@@ -77,7 +77,7 @@ class Messages:
         await while_connected(receive, work)
 
     async def count(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = decode(await read_body(receive), CountTokensBody)
+        body = await body_of(receive, CountTokensBody)
         self._service.check_model(body.model)
         with as_written(_NAMES):
             tokens = await tokens_of(self._service, await self._conversation(body))

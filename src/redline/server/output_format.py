@@ -19,6 +19,7 @@ from redline.errors import InvalidRequest, UnsupportedField
 from redline.server.chat_schema import ChatBody, ResponseFormat
 from redline.server.schema import Body, StructuredOutputs, quoted
 from redline.server.service import Service
+from redline.server.weight import check_weight
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -116,6 +117,7 @@ def _json(schema: Any, param: str) -> Wanted:
     """A schema, or the text of one."""
     if isinstance(schema, str):
         try:
+            check_weight(schema.encode())
             schema = msgspec.json.decode(schema)
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"{param} is not JSON: {error}", param=param) from error

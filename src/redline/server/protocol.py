@@ -2,6 +2,7 @@
 
 - Headers have `HEADERS_S` to arrive, from the connection on or from their first byte; then it is closed, with 408 if there was one.
 - What is not HTTP, or has more than `MAX_HEADER_BYTES` of headers, gets its 400 or 431 in the envelope of every other error.
+- No bytes cost more time than in proportion to their number, and few are read at a time, so that nobody holds up all others.
 - Connections beyond `Protocol.most` get 503 and are closed; those that are open already stay.
 - A client that takes nothing of its answer for `UNREAD_S` is cut off. Its request ended in the engine long before: slow
   readers hold no pages (engine/client.py).
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import http
+import re
 import resource
 import sys
 from typing import Any
 
 import h11
+import h11._readers
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from redline import log
@@ -27,9 +30,21 @@ from redline.server import failures
 
 HEADERS_S = 10.0
 UNREAD_S = 120.0
+LINGER_S = 1.0  # for a refused client to read why, while what it still sends is thrown away: closing at once would take both
 MAX_HEADER_BYTES = 16 << 10  # reading them takes time in which nobody else is served
+READ_BYTES = 16 << 10  # at a time from one connection; asyncio's 256 KiB of chunks of one byte take seconds
 MOST_CONNECTIONS = 16_384
 SPARE_FILES = 128  # descriptors that are no connections: the engine, SQLite, logs, files of batches
+
+# h11 reads a header with `[ \t]*(...)?[ \t]*` and a chunk's extension with `.*[ \t]*`: before a byte that neither takes, their
+# time is the square of the white space, seconds for what fits in a header. These take the same language, but for a line break
+# inside an extension, and the possessive `*+` never looks back.
+_HEADER = re.compile(
+    rb"(?P<field_name>[-!#$%&'*+.^_`|~0-9a-zA-Z]+):[ \t]*+(?P<field_value>(?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?)[ \t]*"
+)
+_CHUNK = re.compile(rb"(?P<chunk_size>[0-9A-Fa-f]{1,20})(?P<chunk_ext>;[^\r\n]*+)?[ \t]*\r\n")
+for _name, _pattern in (("header_field_re", _HEADER), ("chunk_header_re", _CHUNK)):
+    setattr(h11._readers, _name, _pattern)
 
 
 def raise_file_limit() -> int:
@@ -56,9 +71,12 @@ class Protocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._headers_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):  # asyncio's own; others have their own limit
+            transport.max_size = READ_BYTES
         if len(self.connections) > self.most:
             self._refuse(NotReady(f"{self.most} connections are open already", hint="retry later", retry_after_s=1.0))
         else:
@@ -67,10 +85,13 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_headers_timer()
         self._stop_unread_timer()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._linger_timer is not None:
             return
         super().data_received(data)
         self._watch_headers()
@@ -92,10 +113,10 @@ class Protocol(H11Protocol):
         error = sys.exception()
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else http.HTTPStatus.BAD_REQUEST
         if status == http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
-            self._refuse(InvalidRequest(f"the headers exceed {MAX_HEADER_BYTES} bytes", hint="send fewer"), status)
+            self._refuse(InvalidRequest(f"the headers exceed {MAX_HEADER_BYTES} bytes", hint="send fewer"), status, linger=True)
         else:
             why = str(error).partition(": bytearray")[0]  # without what the client wrote
-            self._refuse(InvalidRequest(f"the request is not valid HTTP: {why}"), status)
+            self._refuse(InvalidRequest(f"the request is not valid HTTP: {why}"), status, linger=True)
 
     def _watch_headers(self) -> None:
         """Time runs while a part of some headers is here, and not while a whole request is or nothing at all."""
@@ -126,7 +147,7 @@ class Protocol(H11Protocol):
             self._unread_timer.cancel()
             self._unread_timer = None
 
-    def _refuse(self, error: RedlineError, status: int | None = None) -> None:
+    def _refuse(self, error: RedlineError, status: int | None = None, *, linger: bool = False) -> None:
         """Answer a connection on which there is no request, and close it. Nothing is said in the midst of an answer."""
         self._stop_headers_timer()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -137,4 +158,12 @@ class Protocol(H11Protocol):
             head = h11.Response(status_code=code, headers=headers, reason=http.HTTPStatus(code).phrase.encode())
             for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
-        self.transport.close()
+        if linger and self.transport.can_write_eof() and not self.transport.is_closing():
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # what it would have answered has no place any more
+                self.cycle.message_event.set()
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()

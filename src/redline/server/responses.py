@@ -20,7 +20,7 @@ from redline.errors import Forbidden, InvalidRequest, UnsupportedField
 from redline.server.answers import DeletedResponse, ItemList, NamedEvent, ResponseAnswer, ResponseTokens
 from redline.server.caller import Caller, caller_of
 from redline.server.chat_schema import ChatBody
-from redline.server.connection import json_response, read_body, send_json, while_connected
+from redline.server.connection import json_response, send_json, while_connected
 from redline.server.conversation import Conversation, check_variables, prepare, tokens_of
 from redline.server.endpoint import Application, Endpoint
 from redline.server.field_names import as_written
@@ -36,7 +36,7 @@ from redline.server.response_schema import LOGPROBS, ConversationBody, CountBody
 from redline.server.response_store import MIGRATIONS, RUNNING, ResponseStore
 from redline.server.response_tools import choice_of, tools_of, wanted_of
 from redline.server.response_writer import ResponseWriter, error_event
-from redline.server.schema import decode, quoted
+from redline.server.schema import body_of, quoted
 from redline.server.service import Service
 from redline.server.sse import Dialect, named_event, send_events
 
@@ -72,7 +72,7 @@ class Responses:
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), ResponseBody)
+        body = await body_of(receive, ResponseBody)
         run = await self._planned(body, caller_of(scope), arrival)
         if run.background:
             await self._background.start(run)
@@ -83,7 +83,7 @@ class Responses:
             await while_connected(receive, _send_collected(run, send))
 
     async def count(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = decode(await read_body(receive), CountBody)
+        body = await body_of(receive, CountBody)
         self._service.check_model(body.model)
         conversation, _ = await self._conversation(body, caller_of(scope))
         with as_written(_NAMES):

@@ -7,16 +7,21 @@ body reads, not what it does. Open `decode` first; the bodies of the endpoints l
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import re
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
+from starlette.types import Receive
 
 from redline.errors import InvalidRequest, UnsupportedField
+from redline.server.connection import read_body
 from redline.server.exchange import current
 from redline.server.unknown import converted
+from redline.server.weight import check_weight
 
+INLINE_BYTES = 64 << 10  # a longer body is decoded in a thread, beside the event loop
 MAX_SHOWN = 64  # characters of a caller's own words that an error repeats
 Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # a longer one has no place in a message to the engine
 
@@ -115,13 +120,20 @@ _PLACE = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[\w.\[
 _FIELD = re.compile(r"Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
 
 
+async def body_of(receive: Receive, kind: type[B]) -> B:
+    """The body of a request, read and decoded. Raises what `read_body` and `decode` raise."""
+    data = await read_body(receive)
+    return await asyncio.to_thread(decode, data, kind) if len(data) > INLINE_BYTES else decode(data, kind)
+
+
 def decode(data: bytes, kind: type[B]) -> B:
-    """The body of a request. Raises InvalidRequest or UnsupportedField, naming the field by its path.
+    """The body of a request. Raises InvalidRequest or UnsupportedField, naming the field by its path, TooLarge for too many.
 
     Unknown fields are refused, or dropped with a warning where the exchange is lenient.
     """
     if not data.strip():
         raise InvalidRequest("the request has no body", hint="send a JSON object")
+    check_weight(data)
     try:
         exchange = current()
         if exchange is not None and exchange.lenient:

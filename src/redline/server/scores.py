@@ -13,13 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from redline import vectors
 from redline.errors import InvalidRequest
-from redline.server.connection import read_body, send_json, while_connected
+from redline.server.connection import send_json, while_connected
 from redline.server.embeddings_schema import Document, RankedList, RerankBody, ScoreBody, ScoreList
 from redline.server.endpoint import Endpoint
 from redline.server.pooling import Asked, asked_of, pooled
 from redline.server.prompt import Prompt
 from redline.server.reply import Json
-from redline.server.schema import decode
+from redline.server.schema import body_of
 from redline.server.service import Service
 
 SECOND = "/v2/"  # of Cohere's API: documents come back only where they are asked for
@@ -33,7 +33,7 @@ class Score:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), ScoreBody)
+        body = await body_of(receive, ScoreBody)
         left, right = _named("text_1", body.text_1), _named("text_2", body.text_2)
         if not right:
             raise InvalidRequest("text_2 is empty", param="text_2")
@@ -61,7 +61,7 @@ class Rerank:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = time.monotonic()
-        body = decode(await read_body(receive), RerankBody)
+        body = await body_of(receive, RerankBody)
         if body.top_n is not None and body.top_n < 1:
             raise InvalidRequest(f"top_n must be at least 1, not {body.top_n}", param="top_n")
         texts = [of.text if isinstance(of, Document) else of for of in body.documents]

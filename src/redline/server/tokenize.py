@@ -16,11 +16,10 @@ from redline.engine.message import EngineInfo
 from redline.errors import InvalidRequest, UnsupportedField
 from redline.server.chat_input import conversation_of
 from redline.server.chat_schema import ChatBody
-from redline.server.connection import read_body
 from redline.server.conversation import tokens_of
 from redline.server.endpoint import Endpoint
 from redline.server.prompt import INLINE_CHARS, encode
-from redline.server.schema import decode
+from redline.server.schema import body_of, decode
 from redline.server.service import Service
 from redline.server.tokenize_schema import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
 
@@ -34,7 +33,7 @@ class Tokenize:
         self._service = service
 
     async def tokenize(self, request: Request) -> Response:
-        body = decode(await read_body(request.receive), TokenizeBody)
+        body = await body_of(request.receive, TokenizeBody)
         service = self._service
         info = service.ready()
         service.check_model(body.model)
@@ -43,7 +42,7 @@ class Tokenize:
         return _json(TokenizeAnswer(count=len(tokens), max_model_len=info.max_model_len, tokens=tokens, token_strs=strs))
 
     async def detokenize(self, request: Request) -> Response:
-        body = decode(await read_body(request.receive), DetokenizeBody)
+        body = await body_of(request.receive, DetokenizeBody)
         service = self._service
         info = service.ready()
         service.check_model(body.model)

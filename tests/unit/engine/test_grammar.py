@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from random import Random
 from typing import Any
 
@@ -112,6 +114,34 @@ def test_lark_with_schemas_inside(compiler: Compiler) -> None:
 def test_what_a_lark_grammar_may_not_ask_is_refused_by_name(name: str, source: str) -> None:
     with pytest.raises(UnsupportedField, match=f"'{re.escape(name)}'"):
         of_lark(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'start: "x"\na[' + '"x"' * 60,  # ways to read this: 2 to the 60
+        'start: "' + '\\"' * 200_000,
+        "start: /" + "\\/" * 200_000,
+        "start: a\n" + "a[\n" * 100_000,
+        "start: a\n" + "a[x]\n" * 80_000 + "a[temperature]:",
+        "a" + "\n" * 400_000 + "b",
+    ],
+)
+def test_reading_a_lark_grammar_takes_time_in_proportion_to_its_length(source: str) -> None:
+    """It is read in the API's process, where a pattern that looks back holds up every other request."""
+    began = time.process_time()
+    with contextlib.suppress(InvalidRequest, UnsupportedField):
+        of_lark(source)
+    assert time.process_time() - began < 3.0  # some tenths; hours where a pattern looks back
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ['stop="]"', 'capture="]", stop="x"', "stop=/]/", 'capture="\\"]", stop=""', "\ncapture,\n stop", 'capture, stop="//"'],
+)
+def test_no_spelling_hides_an_attribute(attributes: str) -> None:
+    with pytest.raises(UnsupportedField, match="attribute"):
+        of_lark(f'start: a\n a\n[{attributes}] : "b"\n')
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:

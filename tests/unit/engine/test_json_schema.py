@@ -6,6 +6,7 @@ What each narrow case protects from was found in llguidance 1.9: it accepted the
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from random import Random
 from typing import Any
@@ -185,6 +186,28 @@ def test_one_of_is_taken_where_its_branches_are_apart(compiler: Compiler) -> Non
     assert accepts(compiler, closed, '{"a":1}') and accepts(compiler, closed, "{}")
     with pytest.raises(UnsupportedField, match="'oneOf'"):
         compiler.matcher(of_json_schema({"oneOf": [{"type": "object", "properties": {"a": {}}}, {"type": "object"}]}))
+
+
+_KEYS = [f"k{i}" for i in range(100)]
+_BRANCHES = [{"type": "object", "properties": {"k": {"const": i}}, "required": ["k"]} for i in range(5000)]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": _BRANCHES},
+        {  # every property of every property leads back, eight levels deep
+            "$defs": {"a": {"type": "object", "required": _KEYS, "properties": {key: {"$ref": "#/$defs/a"} for key in _KEYS}}},
+            "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}],
+        },
+        {"oneOf": [{"enum": list(range(500 * i, 500 * i + 500))} for i in range(400)]},
+    ],
+)
+def test_branches_are_compared_for_a_bounded_time(schema: Any) -> None:
+    """This runs in the API's process, in a thread that nobody can stop."""
+    began = time.process_time()
+    assert "oneOf" in strict(schema)
+    assert time.process_time() - began < 5.0  # half a second; minutes, or years, where all are compared
 
 
 def test_references_are_followed_with_their_escapes(compiler: Compiler) -> None:

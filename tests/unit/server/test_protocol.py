@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -83,7 +84,7 @@ async def listening(app: App, most: int = 100) -> AsyncIterator[Callable[[], Awa
             each.transport.abort()
         await asyncio.sleep(0.01)
         assert not state.connections
-        assert all(each._headers_timer is None and each._unread_timer is None for each in made)
+        assert all(each._headers_timer is each._unread_timer is each._linger_timer is None for each in made)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -124,6 +125,50 @@ def test_what_is_not_http_gets_the_envelope(sent: bytes, status: int) -> None:
             answer = await reader.read()
             last = answer[answer.rindex(b"HTTP/1.1") :]
             assert error(last, status)["code"] == "invalid_request"
+
+    run(test)
+
+
+_CHUNKED = b"POST /here HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+_WHITE = b" \t" * (MAX_HEADER_BYTES // 2)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\na:" + _WHITE + b"\x00\r\n\r\n",
+        _CHUNKED + b"1;" + _WHITE + b"\nx\r\n",
+        _CHUNKED + b"0\r\na:" + _WHITE + b"\x00\r\n\r\n",
+        GET + b"GET / HTTP/1.1\r\nHost: x\r\na:" + _WHITE + b"\x00\r\n\r\n",
+    ],
+)
+def test_white_space_before_a_bad_byte_takes_no_time(sent: bytes) -> None:
+    """h11's own patterns look back: a header of this size holds up everybody for a second, and needs no key."""
+
+    async def test() -> None:
+        async with listening(App()) as connect:
+            reader, writer = await connect()
+            began = time.process_time()
+            writer.write(sent)
+            answer = await reader.read()
+            assert time.process_time() - began < 0.15  # some 0.01
+            assert error(answer[answer.rindex(b"HTTP/1.1") :], 400)["code"] == "invalid_request"
+
+    run(test)
+
+
+def test_little_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came in one read is parsed in one go: 256 KiB of chunks of one byte would hold up everybody for two seconds."""
+    reads: list[int] = []
+    received = Protocol.data_received
+    monkeypatch.setattr(Protocol, "data_received", lambda self, data: (reads.append(len(data)), received(self, data))[1])
+
+    async def test() -> None:
+        async with listening(App()) as connect:
+            reader, writer = await connect()
+            writer.write(_CHUNKED + b"1\r\n \r\n" * 10_000 + b"0\r\n\r\n")
+            assert (await reader.readuntil(b"/here")).startswith(b"HTTP/1.1 200")
+        assert sum(reads) > 60_000 and max(reads) <= protocol.READ_BYTES
 
     run(test)
 
