@@ -70,7 +70,9 @@ def run(*arguments: str) -> None:
 @contextmanager
 def serving(model: str) -> Iterator[str]:
     """The URL of a server on a free port, stopped with SIGTERM on the way out."""
-    with subprocess.Popen([*REDLINE, "serve", model, "--port", "0"], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [*REDLINE, "serve", "--log-level", "warning", model, "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as server:
         urls: queue.Queue[str] = queue.Queue()
         echo = threading.Thread(target=_echo, args=(server, urls), daemon=True)
         echo.start()
