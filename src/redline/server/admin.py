@@ -15,7 +15,7 @@ from redline.config import ServerConfig
 from redline.errors import ConfigError
 from redline.server import admin_page
 from redline.server.app import assemble
-from redline.server.auth import Gate
+from redline.server.auth import KeyCheck
 from redline.server.caller import Caller
 from redline.server.endpoint import Endpoint
 from redline.server.keys import Changes, Settings
@@ -32,7 +32,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     """The admin application over the public one's service. Raises ConfigError for an empty key."""
     if config.admin_key == "":
         raise ConfigError("the admin key is empty", hint="give one, or leave --admin-key out", param="admin_key")
-    return assemble(service, endpoints(service), Gate(service.keys, config.admin_key, ADMIN, always=True))
+    return assemble(service, endpoints(service), KeyCheck(service.keys, config.admin_key, ADMIN, always=True))
 
 
 class Admin:

@@ -35,7 +35,7 @@ from redline.server import (
     usage_report,
 )
 from redline.server.access import Access
-from redline.server.auth import Auth, Gate, Guard
+from redline.server.auth import Auth, Guard, KeyCheck
 from redline.server.connection import ClientGone
 from redline.server.cors import Cors, origins_of
 from redline.server.endpoint import Endpoint
@@ -94,10 +94,12 @@ def build(client: Supervisor, tokenizer: Tokenizer, template: ChatTemplate, conf
         service.at_close(tracing.close)
     endpoints = [each for family in FAMILIES for each in family.endpoints(service)]
     endpoints += openapi.endpoints(endpoints)
-    return assemble(service, endpoints, Gate(service.keys, config.api_key), origins)
+    return assemble(service, endpoints, KeyCheck(service.keys, config.api_key), origins)
 
 
-def assemble(service: Service, endpoints: Sequence[Endpoint], gate: Gate, origins: frozenset[bytes] = frozenset()) -> Starlette:
+def assemble(
+    service: Service, endpoints: Sequence[Endpoint], gate: KeyCheck, origins: frozenset[bytes] = frozenset()
+) -> Starlette:
     """An application of `endpoints` behind `gate`, which pages of `origins` may ask too."""
     names = frozenset({service.served_name, service.client.config.model.model})
     routes = [

@@ -2,7 +2,7 @@
 
 `Auth` finds the caller of a request and lets nobody without a key further than to an open endpoint. `Guard` then asks the
 caller's scopes at the endpoint that the router really chose, so that no way of writing a path leads around it. Knows
-nothing of what the endpoints do. Open `Gate.caller`, then `Guard`.
+nothing of what the endpoints do. Open `KeyCheck.caller`, then `Guard`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from redline.server.keys import PREFIX, KeyRing
 _ENDPOINT = "redline.endpoint"  # where a scope tells which endpoint was reached
 
 
-class Gate:
+class KeyCheck:
     """Which keys a listener takes: those of `ring`, and `secret`, which makes its bearer `holder`."""
 
     def __init__(self, ring: KeyRing, secret: str | None, holder: Caller = ANYONE, *, always: bool = False) -> None:
@@ -74,7 +74,7 @@ class Gate:
 class Auth:
     """The layer. What is neither HTTP nor the server's own start and stop is refused."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, routes: Iterable[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, gate: KeyCheck, routes: Iterable[BaseRoute]) -> None:
         """`routes`: all of them; those of open endpoints may be asked without a key."""
         self._app = app
         self._gate = gate

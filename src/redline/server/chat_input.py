@@ -5,19 +5,17 @@ Knows that API's JSON and nothing of templates. Open `conversation_of`.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from redline.chat.tools import Tool, ToolChoice
 from redline.errors import InvalidRequest, UnsupportedField
 from redline.server.chat_schema import AllowedToolsChoice, ChatBody, ContentPart, Message, NamedTool, ToolParam
 from redline.server.conversation import Conversation, check_variables
+from redline.server.functions import checked, checked_choice
 from redline.server.schema import convert, quoted
 
 Json = dict[str, Any]
 
-MAX_TOOLS = 1024
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _ASSISTANTS = ("tool_calls", "reasoning_content", "refusal")
 
@@ -113,24 +111,13 @@ def _words(part: ContentPart, role: str, path: str) -> str | None:
 
 
 def _tools(given: list[ToolParam]) -> tuple[Tool, ...]:
-    if len(given) > MAX_TOOLS:
-        raise InvalidRequest(f"tools has {len(given)} entries, at most {MAX_TOOLS} are allowed", param="tools")
-    tools: dict[str, Tool] = {}
-    for number, each in enumerate(given):
-        function, path = each.function, f"tools[{number}].function.name"
-        assert function is not None, "checked when the body was decoded"
-        if not _NAME.fullmatch(function.name):
-            raise InvalidRequest(
-                f"{path}: {quoted(function.name)} is no name of a function",
-                hint="1 to 128 letters, digits, and _ - . : /",
-                param=path,
-            )
-        if function.name in tools:
-            raise InvalidRequest(f"{path}: there are two functions {quoted(function.name)}", param=path)
-        tools[function.name] = Tool(
-            name=function.name, description=function.description, parameters=function.parameters, strict=function.strict
-        )
-    return tuple(tools.values())
+    return checked((_tool(each) for each in given), "tools[{}].function.name")
+
+
+def _tool(given: ToolParam) -> Tool:
+    function = given.function
+    assert function is not None, "checked when the body was decoded"
+    return Tool(name=function.name, description=function.description, parameters=function.parameters, strict=function.strict)
 
 
 def _choice(given: str | Json | None, tools: tuple[Tool, ...]) -> ToolChoice:
@@ -148,18 +135,12 @@ def _choice(given: str | Json | None, tools: tuple[Tool, ...]) -> ToolChoice:
         case {"type": "allowed_tools"}:
             allowed = convert(given, AllowedToolsChoice, "tool_choice").allowed_tools
             names = tuple(_named(each) for each in allowed.tools)
+            if not names:
+                raise InvalidRequest("tool_choice.allowed_tools.tools is empty", param="tool_choice.allowed_tools.tools")
             choice = ToolChoice(mode=allowed.mode, names=names)
         case _:
             choice = ToolChoice(mode="required", names=(_named(convert(given, NamedTool, "tool_choice")),))
-    if not tools:
-        raise InvalidRequest("tool_choice needs tools", param="tool_choice")
-    known = {tool.name for tool in tools}
-    for name in choice.names or ():
-        if name not in known:
-            raise InvalidRequest(f"tool_choice: there is no function {quoted(name)} among the tools", param="tool_choice")
-    if choice.names == ():
-        raise InvalidRequest("tool_choice.allowed_tools.tools is empty", param="tool_choice.allowed_tools.tools")
-    return choice
+    return checked_choice(choice, tools)
 
 
 def _named(tool: NamedTool) -> str:

@@ -22,9 +22,10 @@ from redline.chat.template import ChatTemplate
 from redline.chat.tools import ToolChoice
 from redline.engine.grammar import Vocabulary, of_json_schema, of_regex
 from redline.errors import UnsupportedField
-from redline.server.chat_input import MAX_TOOLS, conversation_of
+from redline.server.chat_input import conversation_of
 from redline.server.chat_schema import ChatBody
 from redline.server.conversation import Conversation, _effort, _grammar, _is_constrained
+from redline.server.functions import MAX_TOOLS
 from redline.server.schema import decode
 
 CHAT = "/v1/chat/completions"
