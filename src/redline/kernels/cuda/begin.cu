@@ -1,0 +1,153 @@
+// What a decode step begins with: the embedded rows as stream and as first input (see skinny.py), and the order in which attention
+// walks the keys of all sequences (see below). One block a row, and one more for the order. D is the model's size.
+//
+// The keys of a sequence are cut into chunks of one length, a multiple of 64. A longer chunk means fewer sums to join, a shorter one
+// blocks that end together; the length is the one with the shortest estimated time among THREADS candidates. Whole chunks come
+// first, the remainders after them, so that a block that is done early finds something small.
+
+#define THREADS 256
+#define SPLIT_COST 96   // what a chunk costs beside its keys, in keys
+#define JOIN_COST 160   // what it costs once that sums must be joined, in keys
+#define LEAST_CHUNK 256
+
+struct Plan {
+    int pairs, chunk, live;  // (sequence, chunk) pairs, the chunk's length, sequences that have keys
+};
+
+struct Arguments {
+    const long long* tokens;   // [rows]
+    const u16* embedding;      // [vocabulary, D]
+    const float* gain;         // [D]
+    float* stream;             // [rows, D]
+    u16* gained;               // [rows, D]
+    float* squares;            // [1, rows]
+    const int* context;        // [rows]: keys of each row's sequence, the new one included; 0 for none
+    Plan* plan;
+    int2* pairs;               // (sequence, first key)
+    int* whole_first;          // [rows]: where the whole chunks of a sequence begin among the pairs
+    int* remainder;            // [rows]: where its last, shorter chunk stands
+    int rows, size, vocabulary, heads, slots, capacity;  // key-value heads; blocks of the attention kernel; most pairs there is room for
+    float scale;               // of the embedding
+    int* counters;             // set to zero: [num_counters]
+    int num_counters;
+};
+
+__device__ __forceinline__ float estimate(const Arguments& a, int chunk) {
+    u32 whole = 0, remainders = 0;
+    float keys = 0.f;
+    bool split = false;
+    for (int row = 0; row < a.rows; ++row) {
+        const int context = a.context[row];
+        whole += context / chunk, remainders += context % chunk != 0;
+        keys += context;
+        split |= context > chunk;
+    }
+    if (whole + remainders > a.capacity) return 1e30f;  // never for the longest chunk: one pair a sequence
+    whole *= a.heads, remainders *= a.heads;
+    const u32 rounds = (whole + a.slots - 1) / a.slots;
+    const float even = (keys * a.heads + (float)SPLIT_COST * (whole + remainders)) / a.slots;
+    const float stepped = rounds * (float)(chunk + SPLIT_COST);
+    return fmaxf(even, stepped) + (split ? JOIN_COST : 0);
+}
+
+// The sum of `value` over the threads before this one; `total` is that over all.
+__device__ int before(int value, int& total) {
+    __shared__ int sums[THREADS / 32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int sum = value;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+        const int other = __shfl_up_sync(0xffffffff, sum, offset);
+        if (lane >= offset) sum += other;
+    }
+    if (lane == 31) sums[warp] = sum;
+    __syncthreads();
+    int earlier = 0;
+    total = 0;
+#pragma unroll
+    for (int w = 0; w < THREADS / 32; ++w) {
+        if (w < warp) earlier += sums[w];
+        total += sums[w];
+    }
+    __syncthreads();
+    return earlier + sum - value;
+}
+
+__device__ void order(const Arguments& a) {
+    __shared__ float times[THREADS];
+    __shared__ int longest, chosen;
+    if (threadIdx.x == 0) longest = 1;
+    __syncthreads();
+    for (int row = threadIdx.x; row < a.rows; row += THREADS) atomicMax(&longest, a.context[row]);
+    __syncthreads();
+    int chunk = ((long long)longest * (threadIdx.x + 1) / THREADS + 63) / 64 * 64;
+    chunk = chunk < LEAST_CHUNK ? LEAST_CHUNK : chunk;
+    times[threadIdx.x] = estimate(a, chunk);
+    __syncthreads();
+    if (threadIdx.x < 32) {  // the first of the shortest
+        int best = threadIdx.x;
+        for (int i = threadIdx.x + 32; i < THREADS; i += 32)
+            if (times[i] < times[best]) best = i;
+#pragma unroll
+        for (int offset = 16; offset; offset >>= 1) {
+            const int other = __shfl_xor_sync(0xffffffff, best, offset);
+            if (times[other] < times[best] || (times[other] == times[best] && other < best)) best = other;
+        }
+        chosen = best;
+    }
+    __syncthreads();
+    if (threadIdx.x == chosen) longest = chunk;
+    __syncthreads();
+    chunk = longest;
+    int wholes = 0, live = 0;
+    for (int first = 0; first < a.rows; first += THREADS) {
+        const int row = first + threadIdx.x, context = row < a.rows ? a.context[row] : 0;
+        int total;
+        const int mine = wholes + before(context / chunk, total);
+        if (row < a.rows) a.whole_first[row] = mine;
+        for (int i = 0; i < context / chunk; ++i) a.pairs[mine + i] = make_int2(row, i * chunk);
+        wholes += total;
+        before(context > 0, total);
+        live += total;
+    }
+    int remainders = wholes;
+    for (int first = 0; first < a.rows; first += THREADS) {
+        const int row = first + threadIdx.x, context = row < a.rows ? a.context[row] : 0;
+        int total;
+        const int mine = remainders + before(context % chunk != 0, total);
+        if (row < a.rows) a.remainder[row] = mine;
+        if (context % chunk) a.pairs[mine] = make_int2(row, context / chunk * chunk);
+        remainders += total;
+    }
+    if (threadIdx.x == 0) *a.plan = {remainders, chunk, live};
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) begin(const __grid_constant__ Arguments a) {
+    __shared__ float parts[THREADS / 32];
+    let_next_kernel_start();
+    wait_for_kernel_before();
+    const int row = blockIdx.x;
+    if (row == a.rows) {
+        for (int i = threadIdx.x; i < a.num_counters; i += THREADS) a.counters[i] = 0;
+        return order(a);
+    }
+    const long long token = a.tokens[row];
+    const bool known = token >= 0 && token < a.vocabulary;  // a padding row may hold anything
+    const u16* embedded = a.embedding + (known ? token : 0) * a.size;
+    float square = 0.f;
+    for (int i = threadIdx.x; i < a.size; i += THREADS) {
+        float value = from_bf16(embedded[i]);
+        if (a.scale != 1.f) value = from_bf16(to_bf16(value * a.scale));
+        const u64 place = (u64)row * a.size + i;
+        a.stream[place] = value;
+        a.gained[place] = to_bf16(value * a.gain[i]);
+        square += value * value;
+    }
+    square = warp_sum(square);
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = square;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int w = 1; w < THREADS / 32; ++w) parts[0] += parts[w];
+        a.squares[row] = parts[0];
+    }
+}

@@ -1,0 +1,108 @@
+"""Compiles the CUDA C++ of this folder with NVRTC, which every CUDA build of torch brings, and keeps the machine code on disk.
+
+A kernel is compiled per set of definitions (`-D`), once on a machine: the file's name is a hash of all that went into it.
+Knows nothing of devices or tensors. Open `machine_code` first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from redline import env
+from redline.errors import InternalError
+
+ARCHITECTURE = "sm_90a"  # wgmma and its relatives exist on this one alone
+
+
+def machine_code(source: str, definitions: Mapping[str, int]) -> bytes:
+    """The cubin of `source` (a file of this folder) with `definitions`. Raises InternalError with the compiler's words."""
+    text = _text(source, definitions)
+    options = [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17", *(f"-D{name}={value}" for name, value in definitions.items())]
+    kept = _kept(source, text, options)
+    try:
+        return kept.read_bytes()
+    except OSError:
+        pass
+    code = compile_text(text, source, options)
+    _keep(kept, code)
+    return code
+
+
+def _text(source: str, definitions: Mapping[str, int]) -> str:
+    """`source` with what it includes of this folder, and with the product that its rows need."""
+    folder = resources.files(__package__)
+    body = folder.joinpath(source).read_text()
+    parts = [folder.joinpath("hopper.cuh").read_text()]
+    if "multiply(sums" in body:
+        rows = definitions["ROWS"]
+        parts.append(product(rows // 2 if rows > 64 and definitions.get("BLOCKS") == 1 else rows))
+    include = '#include "attention.cuh"\n'
+    return "\n".join([*parts, body.replace(include, folder.joinpath("attention.cuh").read_text())])
+
+
+def product(columns: int) -> str:
+    """`multiply`: sums += w x for 64 rows of w and `columns` columns of x, 16 deep, both described in shared memory (PTX's
+    wgmma.m64nNk16). Without `accumulate` the sums begin at zero."""
+    count = columns // 2
+    sums = ", ".join(f"%{i}" for i in range(count))
+    outputs = ", ".join(f'"+f"(sums[{i}])' for i in range(count))
+    return (
+        "__device__ __forceinline__ void multiply(float* sums, u64 w, u64 x, bool accumulate) {\n"
+        f'    asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "\n'
+        f'        "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {{{sums}}}, %{count}, %{count + 1}, p, 1, 1, 0, 0;}}"\n'
+        f'        : {outputs} : "l"(w), "l"(x), "r"((int)accumulate));\n'
+        "}\n"
+    )
+
+
+def compile_text(text: str, name: str, options: list[str]) -> bytes:
+    """The cubin of CUDA C++ `text`; `name` is for messages."""
+    from cuda.bindings import nvrtc
+
+    result, program = nvrtc.nvrtcCreateProgram(text.encode(), name.encode(), 0, [], [])
+    _check(result)
+    try:
+        (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            _, size = nvrtc.nvrtcGetProgramLogSize(program)
+            words = b" " * size
+            nvrtc.nvrtcGetProgramLog(program, words)
+            raise InternalError(f"{name} does not compile: {words.decode(errors='replace').strip()}")
+        result, size = nvrtc.nvrtcGetCUBINSize(program)
+        _check(result)
+        code = b" " * size
+        (result,) = nvrtc.nvrtcGetCUBIN(program, code)
+        _check(result)
+        return code
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _check(result: object) -> None:
+    from cuda.bindings import nvrtc
+
+    if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise InternalError(f"the CUDA compiler failed: {result}")
+
+
+def _kept(source: str, text: str, options: list[str]) -> Path:
+    from cuda.bindings import nvrtc
+
+    _, major, minor = nvrtc.nvrtcVersion()
+    key = hashlib.sha256("\n".join([text, *options, f"{major}.{minor}"]).encode()).hexdigest()[:32]
+    return env.cache_dir() / "kernels" / f"{Path(source).stem}-{key}.cubin"
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """Written whole or not at all; a cache that cannot be written is no fault."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(code)
+        partial.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,119 @@
+"""Loads machine code and launches it on the current stream, through the driver: `Kernel`; and tensor maps for bulk copies.
+
+A launch under stream capture becomes a node of the graph, its dependence on the kernel before a programmatic edge where
+`dependent` says so. Knows nothing of what a kernel computes. Open `Kernel` first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from cuda.bindings import driver
+from torch import Tensor
+
+from redline.errors import InternalError
+
+Argument = ctypes.Structure | ctypes.Array[Any]
+
+
+class Kernel:
+    """One function of a cubin on one device."""
+
+    def __init__(self, code: bytes, name: str, *, threads: int, shared_bytes: int = 0):
+        """`shared_bytes`: dynamic shared memory of a block. The device must be current."""
+        torch.cuda.current_stream()  # makes torch's context exist
+        self._module = _checked(driver.cuModuleLoadData(code))
+        self._function = _checked(driver.cuModuleGetFunction(self._module, name.encode()))
+        self._threads, self._shared_bytes = threads, shared_bytes
+        largest = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _checked(driver.cuFuncSetAttribute(self._function, largest, shared_bytes))
+
+    def most_clusters(self, size: int) -> int:
+        """How many clusters of `size` blocks run at the same time on the whole device."""
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = size, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
+        config.sharedMemBytes = self._shared_bytes
+        config.attrs, config.numAttrs = [_cluster(size)], 1
+        return int(_checked(driver.cuOccupancyMaxActiveClusters(self._function, config)))
+
+    def launch(self, blocks: int, arguments: Sequence[Argument], *, dependent: bool, cluster: int = 1) -> None:
+        """Queue `blocks` blocks, in clusters of `cluster`. `dependent`: they may start before the kernel before has ended,
+        and wait for it themselves."""
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
+        config.sharedMemBytes = self._shared_bytes
+        config.hStream = torch.cuda.current_stream().cuda_stream
+        attributes = [_dependent()] if dependent else []
+        if cluster > 1:
+            attributes.append(_cluster(cluster))
+        if attributes:
+            config.attrs, config.numAttrs = attributes, len(attributes)
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(pointers), 0))
+
+
+def tensor_map(matrix: Tensor, box_rows: int) -> Argument:
+    """A map of a bf16 matrix [rows, columns], contiguous, for copies of boxes [box_rows, 64], swizzled by 128 bytes. What lies
+    outside the matrix is read as zero. Columns must be a multiple of 8."""
+    rows, columns = matrix.shape
+    return _encode(matrix, [columns, rows], [columns], [64, box_rows])
+
+
+def gated_map(matrix: Tensor) -> Argument:
+    """A map of a bf16 matrix [2 F, columns] of F gate rows and F value rows, for copies of boxes [4, 2, 8, 64]: eight gate rows,
+    their value rows, the next eight gate rows, and so on. F and the columns must be multiples of 8."""
+    half, columns = matrix.shape[0] // 2, matrix.shape[1]
+    assert half % 8 == 0
+    return _encode(matrix, [columns, 8, 2, half // 8], [columns, half * columns, 8 * columns], [64, 8, 2, 4])
+
+
+def _encode(matrix: Tensor, sizes: list[int], strides: list[int], box: list[int]) -> Argument:
+    """The driver's map of `matrix`, seen with these sizes (innermost first), strides between elements and boxes."""
+    assert matrix.is_contiguous() and matrix.dtype is torch.bfloat16 and matrix.shape[1] % 8 == 0 and matrix.data_ptr() % 16 == 0
+    encoded = _checked(
+        driver.cuTensorMapEncodeTiled(
+            driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            len(sizes),
+            matrix.data_ptr(),
+            [driver.cuuint64_t(size) for size in sizes],
+            [driver.cuuint64_t(2 * stride) for stride in strides],
+            [driver.cuuint32_t(size) for size in box],
+            [driver.cuuint32_t(1)] * len(sizes),
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    )
+    return (ctypes.c_ubyte * 128).from_buffer_copy(ctypes.string_at(encoded.getPtr(), 128))
+
+
+@functools.cache
+def _dependent() -> driver.CUlaunchAttribute:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    return attribute
+
+
+@functools.cache
+def _cluster(size: int) -> driver.CUlaunchAttribute:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    dimension = attribute.value.clusterDim
+    dimension.x, dimension.y, dimension.z = size, 1, 1
+    return attribute
+
+
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """The result of a driver's call. Raises InternalError."""
+    error, *rest = answer
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise InternalError(f"the CUDA driver answered {error.name}")
+    return rest[0] if rest else None

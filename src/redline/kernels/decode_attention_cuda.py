@@ -1,0 +1,101 @@
+"""Hopper's kernel of decode_attention.py: the launcher of cuda/attention.cu. Open `decode_attention`."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from redline.kernels.attention_triton import LOG2_E
+from redline.kernels.cuda.compiler import machine_code
+from redline.kernels.cuda.launcher import Kernel
+from redline.kernels.heads import HeadPreparation
+from redline.kernels.ragged import Ragged
+from redline.kernels.skinny_cuda import Order, arrivals
+
+WARPS = 4
+
+
+class Arguments(ctypes.Structure):
+    """cuda/attention.cuh's."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("qkv", "q_norm", "k_norm", "cos_sin", "k_cache", "v_cache", "context")),
+        *((name, ctypes.c_void_p) for name in ("page_table", "plan", "pairs", "whole_first", "remainder")),
+        *((name, ctypes.c_void_p) for name in ("sums", "bests", "arrivals", "output")),
+        *((name, ctypes.c_int) for name in ("kv_heads", "table_stride")),
+        *((name, ctypes.c_float) for name in ("scale_log2", "eps")),
+    ]
+
+
+@functools.cache
+def _kernel(head: int, group: int, page: int, normed: bool, stages: int, device: torch.device) -> Kernel:
+    definitions = {"HEAD": head, "GROUP": group, "PAGE": page, "TILES": stages, "NORMED": int(normed)}
+    tiles = WARPS * stages * 2 * 16 * (head + 8) * 2 + 4 * WARPS * group * head
+    with torch.cuda.device(device):
+        return Kernel(machine_code("attention.cu", definitions), "decode_attention", threads=32 * WARPS, shared_bytes=tiles)
+
+
+def decode_attention(
+    qkv_BM: Tensor,
+    k_cache_PSKH: Tensor,
+    v_cache_PSKH: Tensor,
+    ragged: Ragged,
+    prepare: HeadPreparation,
+    scale: float,
+    order: Order,
+) -> Tensor:
+    """See decode_attention.decode_attention, without a window; [B, N H]. `order` must be made before the kernel before starts."""
+    page_size, kv_heads, size = k_cache_PSKH.shape[1:]
+    heads = qkv_BM.shape[1] // size - 2 * kv_heads
+    output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=qkv_BM.device)
+    own, kept = arguments(qkv_BM, k_cache_PSKH, v_cache_PSKH, ragged, prepare, scale, order, output_BM)
+    normed = prepare.q_norm_H is not None
+    kernel = _kernel(size, heads // kv_heads, page_size, normed, 2 if size > 64 else 4, qkv_BM.device)
+    kernel.launch(min(order.slots, len(kept[0])), [own], dependent=True)
+    return output_BM
+
+
+def arguments(
+    qkv_BM: Tensor,
+    k_cache_PSKH: Tensor,
+    v_cache_PSKH: Tensor,
+    ragged: Ragged,
+    prepare: HeadPreparation,
+    scale: float,
+    order: Order,
+    output_BM: Tensor,
+) -> tuple[Arguments, tuple[Tensor, Tensor]]:
+    """The kernel's arguments, and its scratch memory (sums and bests of every item), which must live until it has run."""
+    _, _, kv_heads, size = k_cache_PSKH.shape
+    device = qkv_BM.device
+    group = output_BM.shape[1] // size // kv_heads
+    items = len(order.pairs_P2) * kv_heads
+    sums = torch.empty((items, group, size), dtype=torch.float32, device=device)
+    bests = torch.empty((items, 2, group), dtype=torch.float32, device=device)
+    q_norm_H, k_norm_H = prepare.q_norm_H, prepare.k_norm_H
+    tensors = (
+        qkv_BM,
+        prepare.cos_sin_LH if q_norm_H is None else q_norm_H,
+        prepare.cos_sin_LH if k_norm_H is None else k_norm_H,
+        prepare.cos_sin_LH,
+        k_cache_PSKH,
+        v_cache_PSKH,
+        ragged.context_B,
+        ragged.page_table_BP,
+        order.plan_3,
+        order.pairs_P2,
+        order.whole_first_T,
+        order.remainder_T,
+        sums,
+        bests,
+        arrivals(device),
+        output_BM,
+    )
+    own = Arguments(
+        *(tensor.data_ptr() for tensor in tensors),
+        kv_heads, ragged.page_table_BP.stride(0), scale * LOG2_E, prepare.eps,
+    )  # fmt: skip
+    return own, (sums, bests)

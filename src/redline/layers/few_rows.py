@@ -1,0 +1,173 @@
+"""The decode step of a plain pre-norm decoder in five kernels a layer: `FewRows`, for Hopper cards.
+
+norm and qkv; heads, cache and attention; projection and sum; norm and gated projection; projection and sum. The kernels
+overlap: each requests its weights before the one before it has ended (kernels/cuda/skinny.cu). Everything else, and every
+other card, takes `Decoder.forward`. Knows nothing of steps or graphs. Open `few_rows_of` first, then `FewRows.logits`.
+
+B sequences with one new token each, D model size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from redline import log
+from redline.errors import RedlineError
+from redline.kernels import skinny
+from redline.kernels.op import device_of
+from redline.layers.batch import Batch, KVCache
+from redline.layers.mlp import Mlp
+
+if TYPE_CHECKING:
+    from redline.kernels.skinny_cuda import Order
+    from redline.kernels.step_cuda import Step
+    from redline.layers.attention import Attention
+    from redline.layers.decoder import Decoder, PreNormBlock
+
+MOST_ROWS = 64
+"""With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
+
+ONE_LAUNCH = False
+MOST_GROUP = 16
+"""Query heads of a key-value head: the rows of one matrix instruction."""
+
+
+def few_rows_of(decoder: Decoder, blocks: Sequence[PreNormBlock]) -> FewRows | None:
+    """The fast step of `decoder`, whose blocks these are, or None with one logged reason."""
+    device = decoder.embed.weight_VD.device
+    if device.type != "cuda":
+        return None
+    reason = _reason_against(decoder, blocks, device) or trusted(device)
+    if reason is not None:
+        log.fallback("few_rows", reason)
+        return None
+    return FewRows(decoder, blocks)
+
+
+def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: torch.device) -> str | None:
+    shape, weight_VD = decoder.shape, decoder.embed.weight_VD
+    if device_of(device).target.capability != skinny.HOPPER:
+        return "the card has no warpgroup products: portable kernels decode"
+    if weight_VD.dtype is not torch.bfloat16:
+        return "the model is not in bfloat16: portable kernels decode"
+    if any(shape.window(layer) for layer in range(shape.num_layers)):
+        return "the model has sliding windows: portable kernels decode"
+    if shape.head_size % 16 or shape.head_size > 256 or shape.num_heads // shape.num_kv_heads > MOST_GROUP:
+        return "the model's heads have a size that the fast attention lacks: portable kernels decode"
+    if shape.hidden_size % 8 or shape.intermediate_size % 8:
+        return "the model's rows are no whole groups of 16 bytes: portable kernels decode"
+    if not all(isinstance(block.feed_forward, Mlp) and block.feed_forward.gate_up.bias_N is None for block in blocks):
+        return "the model's feed-forward layers are not plain: portable kernels decode"
+    return None
+
+
+@functools.cache
+def trusted(device: torch.device) -> str | None:
+    """None if the kernels' results are right on this device, tried once on small inputs; otherwise what is wrong."""
+    try:
+        for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.ADD):
+            inputs = spec.make_inputs(spec.cases[2], torch.bfloat16, device, 1)
+            expected = spec.reference(**inputs)
+            for want, got in zip(expected, spec.results(spec.run, inputs), strict=True):
+                error = (got.float() - want).norm() / want.norm()
+                if not error < 0.02:  # a NaN is not
+                    return f"the kernel of {spec.name} gives wrong results on this card: portable kernels decode"
+    except (RedlineError, ImportError) as error:
+        return f"the fast kernels cannot be used ({error}): portable kernels decode"
+    return None
+
+
+class FewRows:
+    """`logits` of a decode step, with the weights of a decoder's layers."""
+
+    def __init__(self, decoder: Decoder, blocks: Sequence[PreNormBlock]) -> None:
+        self._decoder, self._blocks = decoder, blocks
+        self._steps: dict[tuple[int, int], Step] = {}
+        self._norms = [norm for block in blocks for norm in (block.attention_norm, block.ffn_norm)] + [decoder.norm]
+
+    def takes(self, batch: Batch, page_size: int) -> bool:
+        """Whether the step is one of these: one new token a sequence, and not too many of them."""
+        rows = len(batch.tokens_T)
+        return rows == len(batch.ragged.context_B) and rows <= MOST_ROWS and page_size % 16 == 0
+
+    def logits(self, batch: Batch, cache: KVCache) -> Tensor:
+        """float32 [B, V]; writes the new tokens' keys and values into the cache."""
+        from redline.kernels import skinny_cuda, step_cuda
+
+        decoder, norm, rows = self._decoder, self._norms[0], len(batch.tokens_T)
+        embed, shape = decoder.embed, decoder.shape
+        if ONE_LAUNCH and rows <= step_cuda.MOST_ROWS and self._fits_one_launch:
+            step, scale = self._step(rows, cache), self._blocks[0].attention.scale
+            return step.logits(batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, batch.ragged, scale)
+        begun = skinny_cuda.Begun.empty(rows, shape.hidden_size, norm.eps, batch.tokens_T.device)
+        order = skinny_cuda.begin(
+            batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, batch.ragged.context_B, shape.num_kv_heads, begun
+        )
+        return self._chain(begun.stream_TD, begun.gained, _Attend(batch, cache, order))
+
+    @functools.cached_property
+    def _fits_one_launch(self) -> bool:
+        from redline.kernels import step_cuda
+
+        shape = self._decoder.shape
+        inputs = min(shape.hidden_size, shape.intermediate_size, shape.num_heads * shape.head_size)
+        return inputs >= step_cuda.LEAST_INPUTS and shape.head_size <= step_cuda.MOST_HEAD
+
+    def _step(self, rows: int, cache: KVCache) -> Step:
+        """Kept by the number of rows: its buffers must not move under a captured graph."""
+        from redline.kernels.step_cuda import LayerParts, Step
+
+        key = rows, cache.k[0].data_ptr()
+        if key not in self._steps:
+            parts = []
+            for layer, block in enumerate(self._blocks):
+                attention, mlp = block.attention, block.feed_forward
+                assert isinstance(mlp, Mlp)
+                after = self._norms[2 * layer + 1].weight_D, self._norms[2 * layer + 2].weight_D
+                parts.append(
+                    LayerParts(
+                        *(attention.qkv.weight_NK, attention.qkv.bias_N, attention.out.weight_NK, attention.out.bias_N),
+                        *(mlp.gate_up.weight_NK, mlp.down.weight_NK, mlp.down.bias_N),
+                        *(*after, attention.preparation, cache.k[layer], cache.v[layer]),
+                    )
+                )
+            first = self._blocks[0].feed_forward
+            assert isinstance(first, Mlp)
+            self._steps[key] = Step(rows, self._norms[0].eps, self._decoder.head.weight_VD, first.is_gelu, parts)
+        return self._steps[key]
+
+    def _chain(self, stream_BD: Tensor, gained: skinny.Gained, attend: _Attend) -> Tensor:
+        for layer, block in enumerate(self._blocks):
+            attention, mlp = block.attention, block.feed_forward
+            assert isinstance(mlp, Mlp)
+            qkv_BM = skinny.linear(gained, attention.qkv.weight_NK, attention.qkv.bias_N, first=layer == 0)
+            heads_BM = attend(attention, layer, qkv_BM)
+            after = self._norms[2 * layer + 1]
+            gained = skinny.add(heads_BM, attention.out.weight_NK, stream_BD, after.weight_D, after.eps, attention.out.bias_N)
+            inner_BF = skinny.gated(gained, mlp.gate_up.weight_NK, mlp.is_gelu)
+            after = self._norms[2 * layer + 2]
+            gained = skinny.add(inner_BF, mlp.down.weight_NK, stream_BD, after.weight_D, after.eps, mlp.down.bias_N)
+        return skinny.project(gained, self._decoder.head.weight_VD)
+
+
+@dataclass(frozen=True)
+class _Attend:
+    """What attention needs to know of the step, the same for all layers."""
+
+    batch: Batch
+    cache: KVCache
+    order: Order
+
+    def __call__(self, attention: Attention, layer: int, qkv_BM: Tensor) -> Tensor:
+        from redline.kernels import decode_attention_cuda
+
+        k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
+        return decode_attention_cuda.decode_attention(
+            qkv_BM, k_cache, v_cache, self.batch.ragged, attention.preparation, attention.scale, self.order
+        )
