@@ -12,6 +12,8 @@ PYTEST := $(BIN)/python -m pytest
 
 # The CPU build of torch brings no Triton; the kernel tests run on this one. A CUDA build keeps its own.
 TRITON := triton==3.6.0
+# The same for the compiler of the CUDA C++ kernels, which needs no GPU: a CUDA build of torch brings its own.
+NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
@@ -63,4 +65,5 @@ $(DEV): $(BASE)
 	@echo "installing what the tests need"
 	@$(PIP) -e '.[dev]'
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) --no-deps $(TRITON)
+	@$(BIN)/python -c 'import cuda.bindings.nvrtc' 2>/dev/null || $(PIP) --no-deps $(NVRTC)
 	@touch $@

@@ -18,6 +18,7 @@ class Card:
     free: int = 139 * GIB
     power: tuple[float | None, float | None] = (700.0, 700.0)
     clocks: tuple[int | None, int | None] = (1980, 3201)
+    energy: float | None = 1234.5
 
 
 @dataclass
@@ -50,3 +51,6 @@ class FakeNvml:
 
     def max_clocks_mhz(self, index: int) -> tuple[int | None, int | None]:
         return self.cards[index].clocks
+
+    def energy_j(self, index: int) -> float | None:
+        return self.cards[index].energy

@@ -96,5 +96,6 @@ INVARIANT_AXES: dict[str, dict[str, int]] = {
     "silu_mul": {"T": 64, "F": 1537},
     "gelu_tanh_mul": {"T": 64, "F": 1537},
     "sample": {"B": 64, "V": 5000},
+    "invariant_linear": {"T": 64, "N": 300, "K": 1100, "BIAS": 1},
 }
 """A batch of 64 for each op that claims its rows do not depend on each other."""

@@ -75,6 +75,7 @@ class PagedSequences:
                 page_table_BP=on_device(table, torch.int32),
                 max_query=max(step),
                 max_context=max(contexts),
+                lengths=tuple(zip([step[i] for i in running], contexts, strict=True)),
             ),
         )
 

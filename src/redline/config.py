@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 from redline.errors import ConfigError
 
 AUTO = "auto"
+BATCH_INVARIANT = "batch_invariant"
 
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> Any:
@@ -74,6 +75,12 @@ class DeviceConfig:
     device: str = option(AUTO, "cpu or cuda:N; auto takes the first GPU, or the CPU where there is none.")
     tensor_parallel_size: int = option(1, "GPUs that share each layer.", flags=("-tp",))
     num_threads: int | None = option(None, "CPU threads of the engine; the number of cores where not given.")
+    enforce_eager: bool = option(False, "Run decode steps op by op instead of as CUDA graphs, which saves their memory.")
+    determinism: str = option(
+        "default",
+        "With batch_invariant, answers do not depend, bit for bit, on what shares their batch: slower, and on a GPU only.",
+        choices=("default", BATCH_INVARIANT),
+    )
     strict: bool = option(False, "Turn every fallback into an error.")
 
 

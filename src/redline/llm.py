@@ -38,9 +38,13 @@ from redline.types import Finish, Pooling, Request, SamplingParams, TokenLogprob
 if TYPE_CHECKING:
     from redline.checkpoint import Checkpoint
     from redline.engine.message import EngineInfo, Stats
+    from redline.plan.receipt import Meter
 
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}
 Prompt = str | Sequence[int]
+
+COLLECTED_TOKENS = 256  # of an answer that is read whole, told together
+CHECK_EVERY_S = 5.0  # the law that pages are conserved, at most so often: who waits for a first token would wait for it too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ class LLM:
         if receipts and not self._engine.measured:
             progress("measuring this machine, once", 99)
             self._engine.measure()
+        progress("reading the tokenizer", 99.5)
         self._tokenizer = tokenizer_for(self._engine.checkpoint, options.get("tokenizer"))
         self._ids = itertools.count()
         self._model = config.model
@@ -117,6 +122,11 @@ class LLM:
     def stats(self) -> Stats:
         """Counters since the start: steps, tokens, preemptions, prefix hits."""
         return self._engine.loop.stats
+
+    @property
+    def meter(self) -> Meter:
+        """Its steps against the roofline, in all, by phase."""
+        return self._engine.loop.meter
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -194,6 +204,15 @@ class LLM:
         """The tokens of a conversation, ready to be answered. Raises TemplateError."""
         return self._dialect.prompt(messages, [Tool.of(tool) for tool in tools], **template).encode()
 
+    def prepare(self) -> None:
+        """Capture now what is worth capturing: the decode steps of the common sizes, as CUDA graphs, in some seconds.
+
+        Without it a size is captured when it has come up a few times. Call it while nothing is being answered. Nothing is
+        captured on a CPU or under `enforce_eager`; what cannot be is logged and works as before.
+        """
+        while self._engine.prepare():
+            pass
+
     def close(self) -> None:
         """Free the device. The object is of no use afterwards."""
         self._engine.close()
@@ -234,10 +253,12 @@ class LLM:
         return requests
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
+        """The prompt as a list. Raises InvalidRequest where a token is none of the model's."""
         vocab_size = self.info.vocab_size
-        for token in tokens:
-            if not 0 <= token < vocab_size:
-                raise InvalidRequest(f"token {token} of the prompt is not in the vocabulary of {vocab_size}", param="prompt")
+        lowest, highest = min(tokens, default=0), max(tokens, default=0)
+        if lowest < 0 or highest >= vocab_size:
+            token = lowest if lowest < 0 else highest
+            raise InvalidRequest(f"token {token} of the prompt is not in the vocabulary of {vocab_size}", param="prompt")
         return list(tokens)
 
     def _run(
@@ -275,11 +296,13 @@ class LLM:
             for id, index in answers:
                 loop.cancel(id, index)
             if not loop.has_work:
-                loop.check()
+                loop.check(CHECK_EVERY_S)
 
     def _collect(
         self, requests: Sequence[Request], *, continues: bool, parser: Callable[[], Parser] = PlainParser
     ) -> list[Completion]:
+        # Nobody reads these answers as they come, so the engine need not stop for each token of each.
+        requests = [msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS) for request in requests]
         markers = parser().markers
         shown = self._dialect.shown(markers) if markers else frozenset()
         parts: list[list[Delta]] = [[] for _ in requests]

@@ -191,6 +191,44 @@ OPS: dict[str, Op] = {
             flops=lambda a: 2 * _size(a, "T", "N", "K"),
         ),
         Op(
+            "gained_linear",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: _size(a, "T", "N") * ELEMENT_BYTES[d],
+            flops=lambda a: 2 * _size(a, "T", "N", "K"),
+            dtypes=("bf16",),
+            chips=(90,),
+        ),
+        Op(
+            "gained_gated",
+            {"T": "rows", "F": "ffn size", "K": "inputs"},
+            read_bytes=lambda a, d: (2 * _size(a, "F", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: _size(a, "T", "F") * ELEMENT_BYTES[d],
+            flops=lambda a: 4 * _size(a, "T", "F", "K"),
+            dtypes=("bf16",),
+            chips=(90,),
+        ),
+        Op(
+            "gained_project",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: 4 * _size(a, "T", "N"),
+            flops=lambda a: 2 * _size(a, "T", "N", "K"),
+            dtypes=("bf16",),
+            chips=(90,),
+        ),
+        Op(
+            "add_gained",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (
+                (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d] + 4 * (_size(a, "T", "N") + a["N"])
+            ),
+            write_bytes=lambda a, d: _size(a, "T", "N") * (4 + ELEMENT_BYTES[d]) + 4 * a["T"],
+            flops=lambda a: 2 * _size(a, "T", "N", "K") + 4 * _size(a, "T", "N"),
+            dtypes=("bf16",),
+            chips=(90,),
+        ),
+        Op(
             "sample",
             {"B": "rows", "V": "vocabulary"},
             read_bytes=lambda a, d: 4 * _size(a, "B", "V"),
@@ -214,6 +252,55 @@ OPS: dict[str, Op] = {
             write_bytes=lambda a, d: 4 * _size(a, "B", "L"),
             flops=lambda a: 3 * _size(a, "B", "L"),
             dtypes=("f32",),
+        ),
+        Op(
+            "begin_decode",
+            {"B": "rows", "P": "pages of a row", "S": "tokens per page"},
+            read_bytes=lambda a, d: a["B"] * (40 + 4 + 4 * a["P"]),
+            write_bytes=lambda a, d: a["B"] * (68 + 4 * a["P"]),
+            flops=lambda a: 0,
+            dtypes=("f32",),
+        ),
+        Op(
+            "end_decode",
+            {"B": "rows"},
+            read_bytes=lambda a, d: 24 * a["B"],
+            write_bytes=lambda a, d: 8 * a["B"],
+            flops=lambda a: 0,
+            dtypes=("f32",),
+        ),
+        Op(
+            "begin_prompt",
+            {"T": "tokens", "P": "pages of the sequence", "S": "tokens per page"},
+            read_bytes=lambda a, d: 56 + 4 * a["T"] + 4 * a["P"],
+            write_bytes=lambda a, d: 24 * a["T"] + 4 * a["P"] + 64,
+            flops=lambda a: 0,
+            dtypes=("f32",),
+        ),
+        Op(
+            "prepare_heads",
+            {"T": "tokens", "N": "query heads"} | _PAGE_AXES | {"L": "rows of the table"},
+            read_bytes=lambda a, d: a["T"] * ((a["N"] + 2 * a["K"]) * a["H"] * ELEMENT_BYTES[d] + 4 * a["H"] + 16),
+            write_bytes=lambda a, d: a["T"] * (a["N"] + 2 * a["K"]) * a["H"] * ELEMENT_BYTES[d],
+            flops=lambda a: 7 * a["T"] * (a["N"] + a["K"]) * a["H"],
+        ),
+        Op(
+            "invariant_linear",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: _size(a, "T", "N") * ELEMENT_BYTES[d],
+            flops=lambda a: 2 * _size(a, "T", "N", "K"),
+        ),
+        Op(
+            "invariant_attention",
+            {"B": "sequences", "Q": "query tokens of each", "C": "keys its last query sees", "N": "query heads"}
+            | _PAGE_AXES
+            | {"W": "sliding window, 0 for none"},
+            read_bytes=lambda a, d: (
+                a["B"] * (a["Q"] * a["N"] + 2 * visible_keys(a["Q"], a["C"], a["W"]) * a["K"]) * a["H"] * ELEMENT_BYTES[d]
+            ),
+            write_bytes=lambda a, d: _size(a, "B", "Q", "N", "H") * ELEMENT_BYTES[d],
+            flops=lambda a: 4 * a["B"] * visible_pairs(a["Q"], a["C"], a["W"]) * a["N"] * a["H"],
         ),
     )
 }

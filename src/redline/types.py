@@ -114,6 +114,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     pooling: Pooling | None = None  # no answer: one vector, of the last hidden state or of the mean over the prompt
     tenant: str = ""  # who asks: the queue is shared fairly between tenants
     weight: float = 1.0  # of the tenant's share
+    tokens_per_chunk: int = 1  # after the first, chunks may gather so many where nobody reads the answer as it comes
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -154,7 +155,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one step added to choice `index` of request `id`.
 
     The chunk with `finish` is the last of its choice, and every choice gets exactly one. `prompt_logprobs` (one entry

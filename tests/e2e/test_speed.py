@@ -20,7 +20,7 @@ def test_faster_than_transformers_and_batches_and_prefixes_pay() -> None:
 
     In the type that is the default on this machine, interleaved, medians.
     """
-    command = [sys.executable, "bench/against_transformers.py", "--dtype", "auto", "--rounds", "3"]
+    command = [sys.executable, "bench/against_transformers.py", "--dtype", "auto", "--rounds", "3", "--tokens", "24"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert printed.returncode == 0, printed.stderr
     report = json.loads(printed.stdout.splitlines()[-1])

@@ -84,9 +84,14 @@ class FolderCheckpoint:
 def is_complete(folder: Path) -> bool:
     """True where the configuration and every file of weights that the folder names are there."""
     try:
-        return (folder / "config.json").is_file() and all((folder / name).is_file() for name in _file_names(folder))
+        return (folder / "config.json").is_file() and all(file.is_file() for file in weight_files(folder))
     except CheckpointError:
         return False
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that a folder names, in order, there or not. Raises CheckpointError where it names none."""
+    return [folder / name for name in _file_names(folder)]
 
 
 def _refuse_quantized(config: dict[str, Any]) -> None:

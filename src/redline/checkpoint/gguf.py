@@ -16,7 +16,7 @@ from redline import shapes
 from redline.checkpoint import embedding, gguf_names
 from redline.checkpoint.base import GenerationDefaults, dominant_format
 from redline.checkpoint.gguf_header import TensorEntry, read_header
-from redline.checkpoint.packed import Packed, count, map_file, view
+from redline.checkpoint.packed import Packed, Source, count, map_file, view
 from redline.errors import CheckpointError, UnsupportedModel
 from redline.shapes import ModelShape
 
@@ -62,9 +62,11 @@ class GgufCheckpoint:
                 yield from self._experts(entry, template)
                 continue
             data = view(self._buffer, entry.offset, entry.format, entry.shape)
+            source: Source | None = Source(self.path, entry.offset)
             if gguf_names.is_permuted(entry.name, self._metadata["general.architecture"]):
                 data = gguf_names.hf_rows(entry.name, data, entry.shape[0], self.shape.head_size)
-            yield Packed(gguf_names.hf_name(entry.name, family), entry.format.name, entry.shape, data)
+                source = None
+            yield Packed(gguf_names.hf_name(entry.name, family), entry.format.name, entry.shape, data, source)
 
     def tokenizer(self) -> Tokenizer:
         from redline.tokenizer import Tokenizer
@@ -80,7 +82,8 @@ class GgufCheckpoint:
             )
         stack = view(self._buffer, entry.offset, entry.format, entry.shape)
         for expert in range(experts):
-            yield Packed(template.format(expert), entry.format.name, entry.shape[1:], stack[expert])
+            source = Source(self.path, entry.offset + expert * stack[expert].nbytes)
+            yield Packed(template.format(expert), entry.format.name, entry.shape[1:], stack[expert], source)
 
     def _shape(self) -> ModelShape:
         tensors = {entry.name: entry.shape for entry in self._entries.values()}

@@ -23,6 +23,14 @@ Buffer = bytes | mmap.mmap
 _ELEMENT: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the bytes of a tensor lie, in row-major order without a gap: from byte `offset` of the file `path`."""
+
+    path: Path
+    offset: int
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """One named tensor, not unpacked.
@@ -31,13 +39,15 @@ class Packed:
     linear layer's weight. `data` is a read-only view of the file: float32, float16, or uint16 for bf16, with one item an
     element; uint8 [..., K // block * block_bytes] for block formats; empty for "random". The leading axes of `data` may
     split those of `shape` more finely, (heads, 2, H / 2) for N = heads * H where rows are taken in another order than the file's;
-    in row-major order the rows are the same.
+    in row-major order the rows are the same. `source` is for those who would rather read the file than its map; None where
+    the rows lie in another order or there is no file.
     """
 
     name: str
     format: str
     shape: tuple[int, ...]
     data: Array
+    source: Source | None = None
 
     @property
     def elements(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from redline.checkpoint.json_file import MOST_BYTES, parse_object
-from redline.checkpoint.packed import Buffer, Packed, Span, check_spans, count, map_file, view
+from redline.checkpoint.packed import Buffer, Packed, Source, Span, check_spans, count, map_file, view
 from redline.errors import CheckpointError, UnsupportedModel
 from redline.formats import FORMATS, Format
 
@@ -62,7 +62,8 @@ class SafetensorsFile:
             raise UnsupportedModel(
                 f"{self.path.name}: tensor {name} has dtype {entry.dtype}", hint=f"redline loads {', '.join(_FORMATS)}"
             )
-        return Packed(name, entry.format.name, entry.shape, view(self.buffer, entry.offset, entry.format, entry.shape))
+        data = view(self.buffer, entry.offset, entry.format, entry.shape)
+        return Packed(name, entry.format.name, entry.shape, data, Source(self.path, entry.offset))
 
 
 def read_file(path: Path) -> SafetensorsFile:

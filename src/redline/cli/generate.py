@@ -58,6 +58,7 @@ def command(model: str, prompt: str, raw: bool, as_json: bool, **options: Any) -
         "choices": [{"index": i, "text": _text(parts), "finish": parts[-1].finish} for i, parts in enumerate(answers)],
         "usage": _usage([parts[-1].usage for parts in answers]),
         "receipt": last.receipt,
+        "start": {"stages": session.start_stages, "file_bytes": session.file_bytes},
     }
     click.echo(msgspec.json.encode(document))
 

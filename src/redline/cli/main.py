@@ -37,6 +37,7 @@ COMMANDS = {
     "show": "Show what a model is: shape, formats, tokenizer, template.",
     "keys": "Make, list, change and revoke API keys, and see what they used.",
     "completion": "Print the script that completes commands in your shell.",
+    "bench": "Measure decode, prefill, serving, kernels or the start against this machine's limit.",
     "doctor": "Say what this machine is, what it can do and what is wrong.",
 }
 

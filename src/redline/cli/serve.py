@@ -19,6 +19,7 @@ from redline.cli.options import ENGINE_SECTIONS, MODEL, config_options, split
 from redline.cli.progress import Progress
 from redline.config import EngineConfig, ServerConfig
 from redline.engine.message import EngineInfo
+from redline.engine.stages import described
 
 INTERRUPTED = 130
 
@@ -70,13 +71,14 @@ def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:
     speed = f"at most {limit:.0f} tokens/s for one request: this machine's limit" if limit else "not known: run redline doctor"
     key = ' -H "authorization: Bearer $REDLINE_API_KEY"' if with_key else ""
     body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
+    stages = described(info.start_stages, info.file_bytes)
     rows = [
         ("model", f"{info.model}: {info.stored_dtype or info.dtype} in the file, {info.dtype} in memory, on {info.device}"),
         ("context", f"{info.max_model_len} tokens, {info.max_num_seqs} sequences together"),
         ("pages", f"{info.num_pages} of {info.page_size} tokens"),
         ("memory", f"{info.weight_bytes / 2**30:.2f} GiB weights, {info.kv_bytes / 2**30:.2f} GiB KV pages"),
         ("speed", speed),
-        ("ready", f"after {info.start_s:.1f} s"),
+        ("ready", f"after {info.start_s:.1f} s" + (f": {stages}" if stages else "")),
         ("try", f"curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"),
     ]
     return "\n".join([f"redline serves {url}/v1", *(f"  {name:<8} {value}" for name, value in rows)])

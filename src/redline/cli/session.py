@@ -5,6 +5,7 @@ Knows the offline door and nothing of the server. Open `Session` first.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ import click
 from redline.cli.fetch import make_local
 from redline.cli.options import ENGINE_SECTIONS, sampling_fields, split
 from redline.cli.progress import Progress
+from redline.config import AUTO
+from redline.engine.early import Early
+from redline.engine.stages import IMPORTING, Stages, process_began
 from redline.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -29,13 +33,22 @@ class Session:
         engine_options, _ = split(options, *ENGINE_SECTIONS)
         asked = sampling_fields(options)  # refused before anything is loaded
         with Progress(quiet=quiet) as progress:
-            make_local(model, revision=engine_options.get("revision"), progress=progress)
-            progress("importing torch")
-            from redline.llm import LLM
+            stages = Stages(lambda stage, percent: progress(stage, percent / 100), began=process_began())
+            revision = engine_options.get("revision")
+            make_local(model, revision=revision, progress=progress)
+            stages(IMPORTING, 0)
+            with contextlib.closing(Early(model, revision, engine_options.get("device", AUTO))):
+                from redline.llm import LLM
 
-            self._llm = LLM(model, progress=lambda stage, percent: progress(stage, percent / 100), **engine_options)
+                self._llm = LLM(model, progress=stages, **engine_options)
+            self.start_stages = stages.seconds()
         self.sampling = SamplingParams(**(self._llm.info.defaults | asked))
         self._template_given = "chat_template" in engine_options
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the weights as they lie in the model's files; 0 where they are made."""
+        return self._llm.info.file_bytes
 
     @property
     def has_template(self) -> bool:

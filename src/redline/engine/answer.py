@@ -70,6 +70,13 @@ class Answer:
     def push(self, chunk: Chunk) -> Delta:
         """The chunk as text. Tokens that follow a stop string in the same or a later chunk are dropped."""
         assert not self.finished, "a choice ended twice"
+        if chunk.finish is None and not self._stream.has_stops:  # nearly all of them
+            tokens = chunk.tokens
+            self._num_tokens += len(tokens)
+            text = self._stream.push(tokens).text
+            return Delta(
+                index=self.index, text=text, tokens=tokens, logprobs=chunk.logprobs, prompt_logprobs=chunk.prompt_logprobs
+            )
         self.finished = chunk.finish is not None
         if self._stop is not None:
             return self._end(chunk, "", [], None) if self.finished else Delta(index=self.index, text="", tokens=[])

@@ -1,9 +1,11 @@
 """From a plan to the device arrays of one step.
 
-The host keeps one line of numbers per running row (page table, sampling parameters), written when a row is new and
-patched when its pages change; a step gathers the lines it needs and ships them to the device in one copy. Token ids
-are not shipped for running rows: the device holds a token table (`TokenTable`) that prompts are written into once and
-the sampler writes into at every step, so a token that the host has not seen yet can be fed to the next step.
+The host keeps one line of numbers per running row (rows.py); a step gathers the lines it needs and ships them to the
+device in one copy. Token ids are not shipped for running rows: the device holds a token table that prompts are written
+into once and the sampler writes into at every step, so a token that the host has not seen yet can be fed to the next step.
+
+Where steps are captured (graphs.py), the page tables lie on the device too and such a step ships nothing but a record per
+row, in place: its arrays are the records of its rows.
 
 Knows nothing of models or of when a step runs. Open `BatchFiller.fill` first.
 Shapes: T packed tokens, B sequences of the step, R sequences that sample, U uploaded prompt tokens, P pages.
@@ -19,9 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from redline.engine.draft import Entry, Plan
+from redline.engine.graphs import Replay, StepGraphs
 from redline.engine.pooling import PoolInputs, pool_arrays, pool_inputs
 from redline.engine.request import Sequence
-from redline.engine.scheduler import Entry, Plan
+from redline.engine.rows import Lines, RowState, uploads_from
+from redline.engine.shipper import Shipper
+from redline.kernels.attention_plan import DECODE_QUERIES
 from redline.kernels.ragged import Ragged
 from redline.kernels.sample import SampleBatch
 from redline.types import SamplingParams
@@ -80,104 +86,56 @@ class PromptScores:
 
 
 @dataclass(frozen=True, slots=True)
-class StepInputs:
-    """Everything one step reads, on the device. `upload_*` go into the token table before tokens are gathered."""
+class Packed:
+    """The packed tokens of a step that is computed op by op."""
 
     table_rows_T: torch.Tensor
     positions_T: torch.Tensor
     slots_T: torch.Tensor
     ragged: Ragged
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """Everything one step reads, on the device: what is `packed`, or a captured step to `replay`.
+
+    `upload_*` go into the token table before tokens are gathered, `patch_*` into the page tables of captured steps: flat
+    places and pages.
+    """
+
+    packed: Packed | None
+    replay: Replay | None
     upload_rows_U: torch.Tensor | None
     upload_columns_U: torch.Tensor | None
     upload_tokens_U: torch.Tensor | None
     copy_source: torch.Tensor | None
     copy_target: torch.Tensor | None
+    patch_places: torch.Tensor | None
+    patch_pages: torch.Tensor | None
     sample: SampleInputs | None
     prompt_scores: tuple[PromptScores, ...]
     pool: PoolInputs | None = None
 
 
-class Shipper:
-    """Moves named host arrays to the device in one copy.
-
-    On a CPU the arrays are wrapped, not copied. On a GPU they are packed into one of two pinned blocks; two are enough
-    because the engine launches step n+1 only after step n-1 has ended.
-    """
-
-    ALIGNMENT = 16
-
-    def __init__(self, device: torch.device):
-        self._device = device
-        self._blocks: list[torch.Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
-        self._turn = 0
-
-    def ship(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Device tensors of the same names, shapes and types."""
-        if self._device.type == "cpu":
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
-        offsets, total = {}, 0
-        for name, array in arrays.items():
-            offsets[name] = total
-            total += -(-array.nbytes // self.ALIGNMENT) * self.ALIGNMENT
-        block = self._block(total)
-        host = block.numpy()
-        for name, array in arrays.items():
-            host[offsets[name] : offsets[name] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        remote = block[:total].to(self._device, non_blocking=True)
-        return {name: self._typed(remote, offsets[name], array) for name, array in arrays.items()}
-
-    def _block(self, nbytes: int) -> torch.Tensor:
-        self._turn ^= 1
-        if self._blocks[self._turn].numel() < nbytes:
-            self._blocks[self._turn] = torch.empty(max(2 * nbytes, 1 << 16), dtype=torch.uint8, pin_memory=True)
-        return self._blocks[self._turn]
-
-    @staticmethod
-    def _typed(remote: torch.Tensor, offset: int, array: np.ndarray) -> torch.Tensor:
-        kind = torch.from_numpy(array[:0].copy()).dtype
-        return remote[offset : offset + array.nbytes].view(kind).view(array.shape)
-
-
-class RowState:
-    """Per running row: its page table and sampling parameters, as arrays that a step can gather from."""
-
-    def __init__(self, num_rows: int, max_pages: int):
-        self.pages = np.zeros((num_rows, max_pages), np.int32)
-        self.temperature = np.zeros(num_rows, np.float32)
-        self.top_k = np.zeros(num_rows, np.int32)
-        self.top_p = np.ones(num_rows, np.float32)
-        self.min_p = np.zeros(num_rows, np.float32)
-        self.seed = np.zeros(num_rows, np.int64)
-
-    def update(self, entry: Entry) -> None:
-        """Take over the pages that the row does not have yet, and the sampling parameters if the row is new."""
-        row = entry.row
-        if entry.first_new < len(entry.pages):
-            self.pages[row, entry.first_new : len(entry.pages)] = entry.pages[entry.first_new :]
-        if entry.fresh:
-            sequence = entry.sequence
-            sampling = sequence.request.sampling
-            self.temperature[row] = sampling.temperature
-            self.top_k[row] = sampling.top_k
-            self.top_p[row] = sampling.top_p
-            self.min_p[row] = sampling.min_p
-            self.seed[row] = choice_seed(sampling.seed or 0, sequence.index)
-
-
-def choice_seed(seed: int, index: int) -> int:
-    """Seed of choice `index` of a request, as a signed 64-bit integer; choice 0 keeps the request's own."""
-    mixed = (seed + index * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF  # the golden-ratio step of splitmix64
-    return mixed - (1 << 64) if mixed >> 63 else mixed
-
-
 class BatchFiller:
-    """Fills the device record of one step from a plan."""
+    """Fills the device record of one step from a plan. `graphs` has the steps that were captured, where any are."""
 
-    def __init__(self, *, max_num_seqs: int, max_model_len: int, page_size: int, eos_ids: Seq[int], device: torch.device):
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        page_size: int,
+        eos_ids: Seq[int],
+        device: torch.device,
+        graphs: StepGraphs | None = None,
+    ):
         self._state = RowState(max_num_seqs, -(-max_model_len // page_size))
         self._page_size = page_size
         self._eos_ids = tuple(eos_ids)
         self._shipper = Shipper(device)
+        self._graphs = graphs
+        self._lines = Lines()
 
     def fill(self, plan: Plan) -> StepInputs:
         """The arrays of `plan`. Reads the sequences now, so the scheduler may go on planning afterwards.
@@ -185,20 +143,79 @@ class BatchFiller:
         The views of the page table that it hands out on a CPU are copies, so a later step cannot change them.
         """
         entries = plan.entries
-        for entry in entries:
+        touched = entries if plan.touched is None else plan.touched
+        for entry in touched:
             self._state.update(entry)
-        arrays = self._layout(entries)
-        arrays |= self._uploads(entries)
+        replay, uploaded, patched = self._captured(plan, touched)
+        arrays = self._layout(entries) if replay is None else {}
+        arrays |= self._uploads(uploaded)
+        if self._graphs is not None:
+            arrays |= self._patches(patched, self._graphs.num_columns)
         if plan.copies:
             pairs = np.array(plan.copies, np.int64)
             arrays |= {"copy_source": pairs[:, 0].copy(), "copy_target": pairs[:, 1].copy()}
-        sampling = [(i, entry) for i, entry in enumerate(entries) if entry.samples]
-        if sampling:
-            arrays |= self._sampling(sampling, arrays["query_start"])
-        arrays |= pool_arrays(entries, arrays["query_start"])
-        shipped = self._shipper.ship(arrays)
-        starts = arrays["query_start"]
+        samples: list[tuple[int, Entry]] = []
+        if replay is None:
+            samples = [(i, entry) for i, entry in enumerate(entries) if entry.samples]
+        elif replay.logits_RV is not None:
+            samples = list(enumerate(entries))
+        if samples:
+            arrays |= self._sampling(samples, arrays["query_start"] if replay is None else np.arange(len(entries) + 1))
+        if replay is None:
+            arrays |= pool_arrays(entries, arrays["query_start"])
+        shipped = self._shipper.ship(arrays) if arrays else {}
         return StepInputs(
+            packed=self._packed(arrays, shipped) if replay is None else None,
+            replay=replay,
+            upload_rows_U=shipped.get("upload_rows"),
+            upload_columns_U=shipped.get("upload_columns"),
+            upload_tokens_U=shipped.get("upload_tokens"),
+            copy_source=shipped.get("copy_source"),
+            copy_target=shipped.get("copy_target"),
+            patch_places=shipped.get("patch_places"),
+            patch_pages=shipped.get("patch_pages"),
+            sample=self._sample_inputs(arrays, shipped, samples) if samples else None,
+            prompt_scores=tuple(_prompt_scores(entries, arrays["query_start"])) if replay is None else (),
+            pool=pool_inputs(arrays, shipped),
+        )
+
+    def _captured(self, plan: Plan, touched: Seq[Entry]) -> tuple[Replay | None, Seq[Entry], Seq[Entry]]:
+        """A captured step for `plan`, its records written, or None where none fits; and those of the `touched` entries whose
+        new tokens and new pages it does not bring itself."""
+        found: tuple[Replay | None, Seq[Entry], Seq[Entry]] = (None, touched, touched)
+        if self._graphs is None:
+            return found
+        if plan.decodes:
+            rows, starts = self._lines.of(plan)
+            replay = self._graphs.take(len(rows), int(starts.max()) + 1, self._state.kind(rows, starts + 1))
+            if replay is not None:
+                found = replay, touched, self._state.write_decode(replay.records, rows, starts, touched)
+        elif len(plan.entries) == 1 and plan.step >= 0 and _is_plain(entry := plan.entries[0]):
+            end = np.array([entry.start + entry.count])
+            kind = self._state.kind(np.array([entry.row]), end) if entry.samples else "none"
+            replay = self._graphs.take_prompt(entry.count, kind)
+            if replay is not None:
+                brings = self._state.write_prompt(replay.records[0], entry)
+                found = replay, () if brings.tokens else touched, () if brings.pages else touched
+        return found
+
+    @staticmethod
+    def _patches(entries: Seq[Entry], num_columns: int) -> Arrays:
+        """New pages of rows, as flat places in the device's page tables and what goes there."""
+        parts = [(e.row * num_columns + e.first_new, e.pages[e.first_new :]) for e in entries if e.first_new < len(e.pages)]
+        if not parts:
+            return {}
+        return {
+            "patch_places": np.concatenate([np.arange(place, place + len(new), dtype=np.int64) for place, new in parts]),
+            "patch_pages": np.concatenate([np.array(new, np.int32) for _, new in parts]),
+        }
+
+    @staticmethod
+    def _packed(arrays: Arrays, shipped: Mapping[str, torch.Tensor]) -> Packed:
+        counts, context = np.diff(arrays["query_start"]), arrays["context"]
+        most = int(counts.max())
+        lengths = tuple(zip(counts.tolist(), context.tolist(), strict=True)) if most > DECODE_QUERIES else None
+        return Packed(
             table_rows_T=shipped["table_rows"],
             positions_T=shipped["positions"],
             slots_T=shipped["slots"],
@@ -206,17 +223,10 @@ class BatchFiller:
                 query_start_B1=shipped["query_start"],
                 context_B=shipped["context"],
                 page_table_BP=shipped["page_table"],
-                max_query=int(np.diff(starts).max()),
-                max_context=int(arrays["context"].max()),
+                max_query=most,
+                max_context=int(context.max()),
+                lengths=lengths,
             ),
-            upload_rows_U=shipped.get("upload_rows"),
-            upload_columns_U=shipped.get("upload_columns"),
-            upload_tokens_U=shipped.get("upload_tokens"),
-            copy_source=shipped.get("copy_source"),
-            copy_target=shipped.get("copy_target"),
-            sample=self._sample_inputs(arrays, shipped, sampling) if sampling else None,
-            prompt_scores=tuple(_prompt_scores(entries, starts)),
-            pool=pool_inputs(arrays, shipped),
         )
 
     def _layout(self, entries: Seq[Entry]) -> Arrays:
@@ -243,9 +253,7 @@ class BatchFiller:
     def _uploads(self, entries: Seq[Entry]) -> Arrays:
         """Known tokens that the device does not have, as (row, column, token) triples of the token table."""
         parts = [
-            (entry.row, begin, entry.sequence.tokens[begin:])
-            for entry in entries
-            if (begin := 0 if entry.fresh else entry.upload_from) is not None
+            (entry.row, begin, entry.sequence.tokens[begin:]) for entry in entries if (begin := uploads_from(entry)) is not None
         ]
         if not parts:
             return {}
@@ -297,6 +305,11 @@ class BatchFiller:
             bias=Bias(shipped["bias_rows"], shipped["bias_tokens"], shipped["bias_values"]) if "bias_rows" in shipped else None,
             num_logprobs=max(wanted) if wanted else None,
         )
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether nothing but the next token is wanted of the step."""
+    return entry.sequence.request.pooling is None and not entry.sequence.needs_prompt_logits
 
 
 def _penalty_arrays(sampling: Seq[tuple[int, Entry]]) -> Arrays:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -20,22 +19,25 @@ from redline import checkpoint as checkpoints
 from redline import env, log
 from redline.checkpoint import Checkpoint
 from redline.checkpoint.opener import tokenizer_for
-from redline.config import AUTO, EngineConfig
+from redline.config import AUTO, BATCH_INVARIANT, EngineConfig
 from redline.engine.admission import Limits
 from redline.engine.batch import BatchFiller
 from redline.engine.constraints import Constraints
 from redline.engine.grammar import Compiler, Vocabulary
+from redline.engine.graphs import Capture, CudaCapture, StepGraphs
 from redline.engine.loop import Loop
 from redline.engine.message import EngineInfo
 from redline.engine.pages import PagePool
 from redline.engine.prefix import PrefixCache
 from redline.engine.runner import Runner
 from redline.engine.scheduler import Scheduler
+from redline.engine.stages import ALLOCATING, DEVICE, LOADING, READING, WARMING, Stages
 from redline.engine.stats import Accounts
 from redline.engine.torch_thread import TorchThread
-from redline.engine.warmup import warm_up
+from redline.engine.warmup import WarmUpSizes, warm_up, warm_up_rest
 from redline.errors import DoesNotFit
 from redline.hardware import Ceilings, Machine, ceilings, detect, identify
+from redline.kernels import compiled
 from redline.kernels.probes import measure
 from redline.layers.batch import KVCache
 from redline.models.load import load
@@ -63,6 +65,9 @@ class Engine:
     info: EngineInfo
     checkpoint: Checkpoint
     probe: Callable[[], Ceilings]
+    prepare: Callable[[], bool]
+    """Take one more step of what makes later requests fast, a fraction of a second; whether there are more. Call it while
+    the loop has nothing to do."""
 
     @property
     def measured(self) -> bool:
@@ -87,9 +92,10 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
 
     Raises NotFound, CheckpointError, ConfigError or DoesNotFit with what to change; nothing stays allocated then.
     """
-    began = time.monotonic()
-    progress("reading the model file", 0)
+    stages = progress if isinstance(progress, Stages) else Stages(progress)
+    stages(READING, 3)
     checkpoint = checkpoints.open(config.model.model, revision=config.model.revision)
+    stages(DEVICE, 4)
     machine = usable(detect(visible=env.visible_gpus()), config)
     resolved = resolve(
         config, checkpoint.shape, machine, stored_dtype=checkpoint.stored_dtype, free_bytes=_free_bytes(config, machine)
@@ -99,11 +105,14 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     identity = identify(machine, resolved.config.device.device)
     known = ceilings.load(identity)
     on_cpu = resolved.config.device.device == "cpu"
+    if not on_cpu:
+        compiled.keep(env.cache_dir() / "kernels" / "triton")
     thread = TorchThread(resolved.config.device.num_threads or 1) if on_cpu else None
     try:
-        runner = _call(thread, _load_runner, checkpoint, resolved, thread, progress)
-        progress("warming up", 95)
-        _warm_up(runner, resolved, checkpoint.shape.vocab_size)
+        with compiled.prepared(torch.device(resolved.config.device.device)):
+            runner = _call(thread, _load_runner, checkpoint, resolved, thread, stages)
+            stages(WARMING, 95)
+        warm_up(runner, **_warm_up_sizes(resolved, checkpoint.shape.vocab_size))
     except BaseException:
         if thread is not None:
             thread.close()
@@ -115,8 +124,10 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
         _constraints(checkpoint, config, on_cpu=on_cpu),
         seed=config.model.seed,
     )
-    info = _info(checkpoint, resolved, known, time.monotonic() - began)
-    return Engine(loop, info, checkpoint, functools.partial(_call, thread, measure, machine, info.device))
+    info = _info(checkpoint, resolved, known, stages)
+    rest = warm_up_rest(runner, **_warm_up_sizes(resolved, checkpoint.shape.vocab_size))
+    probe = functools.partial(_call, thread, measure, machine, info.device)
+    return Engine(loop, info, checkpoint, probe, lambda: next(rest, False))
 
 
 def _call(thread: TorchThread | None, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -150,8 +161,14 @@ def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device
     settings = resolved.config.model
     dtype = getattr(torch, settings.dtype)
     try:
-        model = build_model(checkpoint.shape, dtype, device, max_len=settings.max_model_len or 0)
-        load(model, checkpoint, progress=lambda share: progress("loading weights", 5 + 85 * share), seed=settings.seed or 0)
+        model = build_model(
+            checkpoint.shape,
+            dtype,
+            device,
+            max_len=settings.max_model_len or 0,
+            invariant=resolved.config.device.determinism == BATCH_INVARIANT,
+        )
+        load(model, checkpoint, progress=lambda share: progress(LOADING, 5 + 85 * share), seed=settings.seed or 0)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"the device ran out of memory while {resolved.memory.weights_bytes / 2**30:.1f} GiB of weights were loaded",
@@ -164,28 +181,45 @@ def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread
     """Everything that lies on the device: weights, KV pages, the token table."""
     config = resolved.config
     device = torch.device(config.device.device)
+    progress(LOADING, 5)
     model = _load_model(checkpoint, resolved, device, progress)
-    progress("allocating KV pages", 90)
+    progress(ALLOCATING, 90)
     page_size, rows, length = config.cache.page_size or 0, config.scheduler.max_num_seqs or 0, config.model.max_model_len or 0
     cache = _allocate_cache(checkpoint.shape, resolved.memory, page_size, getattr(torch, config.model.dtype), device)
+    table = torch.zeros((rows + 1, length + 1), dtype=torch.int32, device=device)  # the last row is padding
+    capture, graphs = _capture(checkpoint.shape, config, thread), None
+    if capture is not None:
+        graphs = StepGraphs(model, cache, table, capture, num_rows=rows, max_model_len=length)
     filler = BatchFiller(
-        max_num_seqs=rows, max_model_len=length, page_size=page_size, eos_ids=checkpoint.generation.eos_ids, device=device
+        max_num_seqs=rows,
+        max_model_len=length,
+        page_size=page_size,
+        eos_ids=checkpoint.generation.eos_ids,
+        device=device,
+        graphs=graphs,
     )
-    table = torch.zeros((rows, length + 1), dtype=torch.int32, device=device)
-    return Runner(model, cache, filler, table, thread)
+    return Runner(model, cache, filler, table, thread, graphs)
 
 
-def _warm_up(runner: Runner, resolved: Resolved, vocab_size: int) -> None:
+def _capture(shape: ModelShape, config: EngineConfig, thread: TorchThread | None) -> Capture | None:
+    """How decode steps are captured on the device; None where they are not. Raises ConfigError where that is to be an error."""
+    if thread is not None or config.device.enforce_eager:
+        return None
+    if shape.moe is not None:
+        log.fallback("cuda_graph", "sparse layers wait for the device in every step", strict=config.device.strict)
+        return None
+    return CudaCapture(torch.device(config.device.device))
+
+
+def _warm_up_sizes(resolved: Resolved, vocab_size: int) -> WarmUpSizes:
     config = resolved.config
-    most = min((config.model.max_model_len or 0) - 1, config.scheduler.max_num_batched_tokens or 0)
-    warm_up(
-        runner,
-        num_pages=resolved.memory.num_pages,
-        page_size=config.cache.page_size or 0,
-        max_tokens=most,
-        vocab_size=vocab_size,
-        compiles=config.device.device != "cpu",
-    )
+    return {
+        "num_pages": resolved.memory.num_pages,
+        "page_size": config.cache.page_size or 0,
+        "max_tokens": min((config.model.max_model_len or 0) - 1, config.scheduler.max_num_batched_tokens or 0),
+        "vocab_size": vocab_size,
+        "compiles": config.device.device != "cpu",
+    }
 
 
 def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
@@ -237,7 +271,7 @@ def _allocate_cache(shape: ModelShape, memory: MemoryPlan, page_size: int, dtype
         ) from error
 
 
-def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, start_s: float) -> EngineInfo:
+def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, stages: Stages) -> EngineInfo:
     config, memory, defaults = resolved.config, resolved.memory, checkpoint.generation
     named = {
         name: value
@@ -256,7 +290,9 @@ def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, st
         stored_dtype=checkpoint.stored_dtype,
         weight_bytes=memory.weights_bytes,
         kv_bytes=memory.kv_bytes,
-        start_s=start_s,
+        start_s=stages.total_s,
+        start_stages=stages.seconds(),
+        file_bytes=checkpoint.file_bytes,
         eos_ids=defaults.eos_ids,
         hidden_size=checkpoint.shape.hidden_size,
         pooling=checkpoint.embedding.pooling,

@@ -46,6 +46,15 @@ class Ledger:
         """Pages that the existing tokens of a running sequence will still take."""
         return max(0, self._pool.pages_for(min(seq.length, seq.limit - 1)) - len(seq.pages))
 
+    def claims(self, running: list[Sequence]) -> int:
+        """The claims of all of `running` together."""
+        size, total = self._pool.page_size, 0
+        for seq in running:
+            missing = min(len(seq.tokens) + seq.in_flight, seq.limit - 1) - len(seq.pages) * size
+            if missing > 0:
+                total += -(-missing // size)
+        return total
+
     def open(self, seq: Sequence, row: int, shared: list[int], start: int) -> None:
         """Start `seq` in `row` with what `shared` found."""
         if self._prefix is not None and (seq.parent is None or seq.parent.row < 0) and not seq.needs_every_position:

@@ -8,6 +8,7 @@ Open `Loop.step` first.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -15,16 +16,19 @@ import msgspec
 
 from redline import log
 from redline.engine.constraints import Constraints, masked_rows
+from redline.engine.draft import MixedBound, Plan
 from redline.engine.message import Stats, failure_of
 from redline.engine.request import Ended, Follow, Sampled, Sequence
 from redline.engine.runner import Launched, Runner, StepResult
-from redline.engine.scheduler import Plan, Scheduler
+from redline.engine.scheduler import Scheduler
 from redline.engine.stats import Accounts
 from redline.errors import InternalError, RedlineError, UnsupportedField
+from redline.hardware.ceilings import Ceilings
 from redline.plan.receipt import Meter
 from redline.types import Chunk, Failure, Request, TokenLogprob, Usage
 
 _SEED_BITS = 63
+MIXED_STEP_S = 0.05  # of prompts, in a step for whose other tokens somebody waits: a stutter that is hardly seen
 GRAMMAR_WAIT_S = 0.005  # at a time, where there is nothing to do until a grammar is compiled
 
 
@@ -51,6 +55,8 @@ class Loop:
         self._outbox: list[Chunk] = []
         self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
         self._seeds = random.Random(seed)
+        self._bounded_by: Ceilings | None = None
+        self._checked_at = -math.inf  # time.monotonic()
         self.failed_steps = 0  # one after the other, up to now
 
     @property
@@ -61,7 +67,8 @@ class Loop:
     @property
     def stats(self) -> Stats:
         """Counters and gauges, for metrics."""
-        return self._accounts.stats(self._scheduler.stats())
+        stats = self._accounts.stats(self._scheduler.stats())
+        return msgspec.structs.replace(stats, more=stats.more | self._runner.counters())
 
     @property
     def has_work(self) -> bool:
@@ -91,6 +98,7 @@ class Loop:
             self._refuse(request, failure_of(error))
             return
         self._accounts.open(request)
+        self._bound_prompts()
         if request.grammar is not None and self._constraints is not None:
             self._constraints.open(request)
 
@@ -124,9 +132,12 @@ class Loop:
         if launched is not None and launched.draw is not None:
             self._draw(launched)
 
-    def check(self) -> None:
-        """Assert that pages and rows are conserved. For idle moments: it looks at every page."""
-        self._scheduler.check()
+    def check(self, every_s: float = 0.0) -> None:
+        """Assert that pages and rows are conserved. For idle moments: it looks at every page, which takes milliseconds where
+        there are many, so not if it did within `every_s`."""
+        if (now := time.monotonic()) - self._checked_at >= every_s:
+            self._scheduler.check()
+            self._checked_at = now
 
     def take(self) -> list[Chunk]:
         """The chunks since the last call."""
@@ -141,6 +152,14 @@ class Loop:
         if self._constraints is not None:
             self._constraints.stop()
         self._runner.close()
+
+    def _bound_prompts(self) -> None:
+        """Once a GPU is measured, prompts are computed in chunks that hold up the running answers only a little."""
+        meter = self._accounts.meter
+        if meter.ceilings is not self._bounded_by:
+            self._bounded_by = meter.ceilings
+            rates = meter.prompt_seconds() if meter.ceilings is not None and meter.ceilings.device != "cpu" else None
+            self._scheduler.bound = None if rates is None else MixedBound(MIXED_STEP_S, *rates)
 
     def _launch(self, plan: Plan) -> Launched | None:
         try:
@@ -192,13 +211,24 @@ class Loop:
             self._fail(launched.plan, error)
             return
         self.failed_steps = 0
-        self._accounts.step(launched.plan, result.seconds, result.host_s)
+        self._accounts.step(launched.plan, result.seconds, result.host_s, result.padding, captured=result.captured)
         self._keep_prompt_scores(launched.plan, result)
         for pooled in self._scheduler.apply_pooled(launched.plan):
             self._end(Ended(pooled.sequence, "stop"), None, result.vectors[pooled.entry])
-        for sampled in self._scheduler.apply(launched.plan, result.tokens, self._follow):
-            self._tell(sampled, result)
+        self._tell_all(self._scheduler.apply(launched.plan, result.tokens, self._follow), result)
         self._fail_unconstrained()
+
+    def _tell_all(self, known: list[Sampled], result: StepResult) -> None:
+        """The chunks of a step. Most bring a token and nothing else."""
+        outbox, scored, plain = self._outbox, result.logprobs is not None, 0
+        for sampled in known:
+            if sampled.first or sampled.finish is not None or scored:
+                self._tell(sampled, result)
+                continue
+            sequence, tokens = sampled.sequence, sampled.tokens
+            plain += len(tokens)
+            outbox.append(Chunk(id=sequence.request.id, index=sequence.index, tokens=tokens))
+        self._accounts.generation_tokens += plain
 
     def _tell(self, sampled: Sampled, result: StepResult | None) -> None:
         """The chunk of tokens that became known; without a `result` they were all forced."""
@@ -216,8 +246,8 @@ class Loop:
             scored = result.logprobs[sampled.sample]
             logprobs = [msgspec.structs.replace(scored, top=scored.top[:wanted])]
         first = sequence.index == 0 and sampled.first
-        for _ in sampled.tokens:
-            self._accounts.token(sequence)
+        if sampled.tokens:
+            self._accounts.token(sequence, len(sampled.tokens))
         return Chunk(
             id=request.id,
             index=sequence.index,
@@ -237,10 +267,14 @@ class Loop:
             self._prompt_scores.pop(sequence.request.id, None)
         if sequence.constrained and self._constraints is not None:
             self._constraints.close(sequence)
+        held_back = sequence.tell()
+        if held_back:
+            self._accounts.token(sequence, len(held_back))
         self._outbox.append(
             Chunk(
                 id=sequence.request.id,
                 index=sequence.index,
+                tokens=held_back,
                 finish=ended.finish,
                 failure=failure,
                 usage=_usage(sequence),
@@ -258,6 +292,8 @@ class Loop:
         """End the requests of a step that did not work, and whoever shares what it was to write; the others go on."""
         self.failed_steps += 1
         log.get("engine").error("step %d failed: %s", plan.step, error, exc_info=error)
+        if self._runner.relieve(error):
+            log.get("engine").warning("out of memory: later steps have at most %d tokens", self._scheduler.shrink(plan))
         failure = failure_of(error if isinstance(error, RedlineError) else InternalError(f"a step failed: {error}"))
         for ended in self._scheduler.abandon(plan):
             self._end(ended, failure)

@@ -51,6 +51,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int = 0
     kv_bytes: int = 0
     start_s: float = 0.0
+    start_stages: dict[str, float] = {}  # seconds by stage, in order
+    file_bytes: int = 0  # of the weights; 0 where they are made
     eos_ids: tuple[int, ...] = ()
     hidden_size: int = 0  # of an embedding
     pooling: str | None = None  # as the model's makers pool, if they say

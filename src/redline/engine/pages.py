@@ -19,7 +19,7 @@ class PagePool:
         self.num_pages = num_pages
         self.page_size = page_size
         self._free = list(range(num_pages - 1, -1, -1))
-        self._refs = [0] * num_pages
+        self.holders = [0] * num_pages  # of each page; for reading, and for this class alone to change
         self._keepers: dict[int, Callable[[int], None]] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # least recently used first
 
@@ -46,7 +46,7 @@ class PagePool:
 
     def refs(self, page: int) -> int:
         """How many sequences hold `page`; above 1 it must not be written to, 0 is free or idle."""
-        return self._refs[page]
+        return self.holders[page]
 
     def allocate(self, count: int) -> list[int] | None:
         """`count` pages held once each, or None, with nothing taken, if there are not as many.
@@ -63,20 +63,20 @@ class PagePool:
         else:
             page, _ = self._idle.popitem(last=False)
             self._keepers.pop(page)(page)
-        self._refs[page] = 1
+        self.holders[page] = 1
         return page
 
     def ref(self, page: int) -> None:
         """Hold a page that is in use or idle once more."""
-        if self._refs[page] == 0:
+        if self.holders[page] == 0:
             del self._idle[page]
-        self._refs[page] += 1
+        self.holders[page] += 1
 
     def unref(self, page: int) -> None:
         """Let go of a page; the last holder frees it, or leaves it idle if it is kept."""
-        assert self._refs[page] > 0, f"page {page} is not in use"
-        self._refs[page] -= 1
-        if self._refs[page] == 0:
+        assert self.holders[page] > 0, f"page {page} is not in use"
+        self.holders[page] -= 1
+        if self.holders[page] == 0:
             if page in self._keepers:
                 self._idle[page] = None
             else:
@@ -89,7 +89,7 @@ class PagePool:
 
     def keep(self, page: int, forget: Callable[[int], None]) -> None:
         """Keep the content of `page`, which is in use, after its last holder left; `forget(page)` tells when it goes."""
-        assert self._refs[page] > 0 and page not in self._keepers, f"page {page} cannot be kept"
+        assert self.holders[page] > 0 and page not in self._keepers, f"page {page} cannot be kept"
         self._keepers[page] = forget
 
     def discard(self, page: int) -> None:
@@ -102,7 +102,7 @@ class PagePool:
     def check(self) -> None:
         """Assert the conservation law: each page is exactly one of free, idle and in use, and idle pages are kept ones."""
         free, idle = set(self._free), set(self._idle)
-        used = {page for page, refs in enumerate(self._refs) if refs > 0}
+        used = {page for page, refs in enumerate(self.holders) if refs > 0}
         assert len(free) == len(self._free), "a page is free twice"
         assert len(free) + len(idle) + len(used) == self.num_pages, "pages were lost or counted twice"
         assert free | idle | used == set(range(self.num_pages)), "pages were lost"

@@ -39,6 +39,7 @@ class Sequence:
 
     `constrained`: its tokens are limited by a grammar, which also forces some. It is `ready` to start once that grammar is
     compiled. `upload_from` is the first token that the device does not have: forced ones come from the host.
+    `tokens_per_chunk`: the first token is told when it is known, later ones when there are so many, or at the end.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Sequence:
         "started",
         "stop_ids",
         "tokens",
+        "tokens_per_chunk",
         "upload_from",
     )
 
@@ -89,6 +91,7 @@ class Sequence:
         self.constrained = request.grammar is not None
         self.ready = not self.constrained
         self.upload_from: int | None = None
+        self.tokens_per_chunk = 1 if _is_read_token_by_token(request) else request.tokens_per_chunk
 
     @property
     def length(self) -> int:
@@ -171,8 +174,13 @@ class Sequence:
         return f"Sequence({self.request.id}[{self.index}] {state} {self.num_planned}/{self.length} of {self.limit})"
 
 
-class Sampled(msgspec.Struct, frozen=True, eq=False):
-    """Tokens that became known: those forced at the start, a sampled one, and those that it forced.
+def _is_read_token_by_token(request: Request) -> bool:
+    """Whether each token matters when it comes: a stop string may end the answer at any, and scores belong to steps."""
+    return bool(request.sampling.stop) or request.sampling.logprobs is not None or request.grammar is not None
+
+
+class Sampled(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Tokens that are told: those forced at the start, a sampled one, those that it forced, and what was held back before it.
 
     `sample` is the place of the sampled one among the plan's, None where the whole answer was forced; `first` says that
     nothing was told before, `finish` if these were the last, and `stop_token` which end or stop id the last one is.
@@ -186,7 +194,7 @@ class Sampled(msgspec.Struct, frozen=True, eq=False):
     tokens: list[int]
 
 
-class Ended(msgspec.Struct, frozen=True, eq=False):
+class Ended(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A choice that ended without a new token: cancelled or past its deadline."""
 
     sequence: Sequence

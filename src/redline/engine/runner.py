@@ -1,14 +1,15 @@
 """Runs planned steps on one device: copies, forward pass, sampling. Owns the KV cache and the token table.
 
 `launch` returns at once and `Launched.wait` gives the step's results, so the loop can work on the host meanwhile: on a
-GPU the step is queued on the stream, on a CPU it runs in the runner's one thread. Either way steps run in the order of
-their launches, which is what makes page reuse and device-side tokens safe. Knows nothing of requests' ends, text or
-sockets. Open `Runner.launch` first. Shapes: T packed tokens, R rows that sample, D model size, V vocabulary.
+GPU the step is queued on the stream, a decode step as one graph where it was captured (graphs.py); on a CPU it runs in
+the runner's one thread. Either way steps run in the order of their launches, which is what makes page reuse and
+device-side tokens safe. Knows nothing of requests' ends, text or sockets. Open `Runner.launch` first. Shapes: T packed tokens, R rows that sample, D model size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
@@ -18,15 +19,19 @@ import numpy as np
 import torch
 
 from redline.engine.batch import BatchFiller, PromptScores, StepInputs
+from redline.engine.draft import Plan
+from redline.engine.graphs import StepGraphs
 from redline.engine.pooling import Pooler, PoolInputs, vectors
 from redline.engine.sampler import Mask, Scores, sample_step, score
-from redline.engine.scheduler import Plan
 from redline.engine.torch_thread import TorchThread
 from redline.kernels.kv_write import copy_pages
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
 from redline.plan.memory import PROMPT_SCORE_ROWS
 from redline.types import TokenLogprob
+
+WARM_UP_STEP = -1
+"""Number of a plan that is no request's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class StepResult:
 
     `prompt_scores` holds (index into plan.entries, first position scored, scores), `vectors` what was pooled, by index into
     plan.entries. `seconds` is device time, before which the device waited `host_s` since the end of the step before.
+    `captured` steps ran as one graph, of which `padding` rows were empty.
     """
 
     tokens: list[int]
@@ -43,6 +49,8 @@ class StepResult:
     seconds: float
     host_s: float
     vectors: dict[int, bytes] = field(default_factory=dict)
+    captured: bool = False
+    padding: int = 0
 
 
 Draw = Callable[[Seq[int], np.ndarray], None]
@@ -68,30 +76,51 @@ class _Outputs:
     prompt: list[tuple[PromptScores, Scores]]
     pooled: tuple[PoolInputs, torch.Tensor] | None = None
     logits_RV: torch.Tensor | None = None  # between the halves of a step
+    drawn_R: torch.Tensor | None = None  # tokens that a graph leaves in host memory itself
+    padding: int = -1  # empty rows of the graph; -1: there was none
 
 
 class Runner:
     """One model on one device. `launch` is called from one thread only."""
 
-    def __init__(self, model: Model, cache: KVCache, filler: BatchFiller, table: torch.Tensor, thread: TorchThread | None):
-        """`table` is the token table, int32 [rows, positions]. On a CPU steps run in `thread`; on a GPU it is None."""
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        filler: BatchFiller,
+        table: torch.Tensor,
+        thread: TorchThread | None,
+        graphs: StepGraphs | None = None,
+    ):
+        """`table` is the token table, int32 [rows + 1, positions]. On a CPU steps run in `thread`; on a GPU it is None.
+
+        `graphs` are the filler's too.
+        """
         self._model = model
         self._cache = cache
         self._filler = filler
         self._table = table
+        self._graphs = graphs
+        self._first_row = torch.zeros(1, dtype=torch.int64, device=table.device)
         self._pooler = Pooler(table.shape[0])
         self._ended_at = 0.0  # time.perf_counter() of the last step's end, on a CPU
         self._ended: torch.cuda.Event | None = None  # the same on a GPU
+        self._ended_before: torch.cuda.Event | None = None  # that of the step before the last
         self._thread = thread
         self._masks: torch.Tensor | None = None
+        self._out_of_memory = 0
+        self.is_fresh = True  # no request had a step yet
 
     def launch(self, plan: Plan, *, follows: bool = False) -> Launched:
         """Start `plan`. What it needs of the sequences is read before this returns.
 
         `follows`: there was work since the step before, so a gap between the two is the host's doing.
         """
+        self.is_fresh = self.is_fresh and plan.step == WARM_UP_STEP
+        if self._ended_before is not None:
+            self._ended_before.synchronize()  # its host memory is used again; it has ended unless nobody waited for it
         inputs = self._filler.fill(plan)
-        if any(entry.samples and entry.sequence.constrained for entry in plan.entries):
+        if plan.constrained and any(entry.samples and entry.sequence.constrained for entry in plan.entries):
             halves = _HalvesOnStream(self, inputs, follows) if self._thread is None else _HalvesHere(self, inputs, follows)
             return Launched(plan, halves.wait, halves.draw)
         if self._thread is None:
@@ -105,11 +134,37 @@ class Runner:
             self._masks = torch.empty(shape, dtype=torch.int32, pin_memory=self._table.is_cuda)
         return self._masks[:rows].numpy()
 
+    def prepare(self) -> bool:
+        """Capture one more size of decode step, with nothing in flight; whether there are more to come."""
+        return self._graphs is not None and self._graphs.prepare()
+
+    @torch.inference_mode()
+    def prepare_prompts(self, rows: int) -> None:
+        """Let whole prompts padded to `rows` (kernels/attention_plan.py) not wait for a plan. On a GPU, with nothing in flight."""
+        try:
+            self._model.prepare_prompts(rows)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # nobody waits for it: the prompt that comes may fit
+
+    def counters(self) -> dict[str, float]:
+        """For metrics: what was captured, and steps that did not fit the memory."""
+        found = self._graphs.counters() if self._graphs is not None else {}
+        return found | ({"out_of_memory_total": float(self._out_of_memory)} if self._out_of_memory else {})
+
+    def relieve(self, error: BaseException) -> bool:
+        """After a step that raised `error`: if the device had no memory left, free what can be. Whether that was it."""
+        if not isinstance(error, torch.OutOfMemoryError):
+            return False
+        self._out_of_memory += 1
+        traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
+        torch.cuda.empty_cache()
+        return True
+
     def close(self) -> None:
         """Wait for the last step, let the thread go and free the device. Safe to repeat."""
         if self._thread is not None:
             self._thread.close()
-        for name in ("_model", "_cache", "_table"):
+        for name in ("_graphs", "_filler", "_model", "_cache", "_table"):
             self.__dict__.pop(name, None)
         if self._thread is None:
             torch.cuda.empty_cache()
@@ -124,13 +179,15 @@ class Runner:
 
     @torch.inference_mode()
     def _launch_on_stream(self, inputs: StepInputs, follows: bool) -> Callable[[], StepResult]:
-        began, ended, copied = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-        before, self._ended = self._ended, ended
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before = self._follow(ended)
         began.record()
         outputs = self._sample(inputs, self._forward(inputs))
         ended.record()
-        staged = _stage(outputs)
-        copied.record()
+        staged, copied = outputs, ended
+        if outputs.drawn_R is None:
+            staged, copied = _stage(outputs), torch.cuda.Event()
+            copied.record()
 
         def wait() -> StepResult:
             copied.synchronize()
@@ -139,25 +196,48 @@ class Runner:
 
         return wait
 
+    def _follow(self, ended: torch.cuda.Event) -> torch.cuda.Event | None:
+        """Take note of the event that the step to be launched ends with; that of the step before."""
+        before, self._ended = self._ended, ended
+        self._ended_before = before
+        return before
+
     def _forward(self, inputs: StepInputs) -> _Outputs:
         """The step itself. Nothing in here waits for the device, but for the routing of sparse layers (layers/moe.py)."""
         if inputs.copy_source is not None and inputs.copy_target is not None:
             copy_pages([*self._cache.k, *self._cache.v], inputs.copy_source, inputs.copy_target)
         if inputs.upload_tokens_U is not None:
             self._table[inputs.upload_rows_U, inputs.upload_columns_U] = inputs.upload_tokens_U
+        if inputs.patch_places is not None and inputs.patch_pages is not None and self._graphs is not None:
+            self._graphs.patch(inputs.patch_places, inputs.patch_pages)
+        if (replay := inputs.replay) is not None:
+            replay.run()
+            return _Outputs(None, None, [], logits_RV=replay.logits_RV, drawn_R=replay.tokens_R, padding=replay.padding)
+        packed = inputs.packed
+        assert packed is not None
+        rows_R = self._wanted_rows(inputs, len(packed.positions_T))
         batch = Batch(
-            tokens_T=self._table[inputs.table_rows_T, inputs.positions_T].long(),
-            positions_T=inputs.positions_T,
-            slots_T=inputs.slots_T,
-            ragged=inputs.ragged,
+            tokens_T=self._table[packed.table_rows_T, packed.positions_T].long(),
+            positions_T=packed.positions_T,
+            slots_T=packed.slots_T,
+            ragged=packed.ragged,
+            rows_R=rows_R,
         )
         hidden_TD = self._model.forward(batch, self._cache)
         prompt = [(part, self._score_prompt(hidden_TD, part)) for part in inputs.prompt_scores]
         pooled = (inputs.pool, self._pooler.pool(hidden_TD, inputs.pool)) if inputs.pool is not None else None
         if inputs.sample is None:
             return _Outputs(None, None, prompt, pooled)
-        logits_RV = self._model.logits(hidden_TD.index_select(0, inputs.sample.logit_rows_R))
-        return _Outputs(None, None, prompt, pooled, logits_RV)
+        wanted_RD = hidden_TD if rows_R is not None else hidden_TD.index_select(0, inputs.sample.logit_rows_R)
+        return _Outputs(None, None, prompt, pooled, self._model.logits(wanted_RD))
+
+    def _wanted_rows(self, inputs: StepInputs, tokens: int) -> torch.Tensor | None:
+        """The tokens whose final states a step of a GPU needs, where those are few: its last layer is computed for them alone."""
+        if not self._table.is_cuda or inputs.prompt_scores or inputs.pool is not None:
+            return None
+        if inputs.sample is None:
+            return self._first_row  # none, in fact
+        return inputs.sample.logit_rows_R if len(inputs.sample.logit_rows_R) < tokens else None
 
     def _sample(self, inputs: StepInputs, outputs: _Outputs, mask: Mask | None = None) -> _Outputs:
         """The second half of a step: tokens of the logits, if there are any."""
@@ -230,7 +310,7 @@ class _HalvesOnStream:
         self._began, self._forwarded, self._resumed, self._ended, self._copied = (
             torch.cuda.Event(enable_timing=True) for _ in range(5)
         )
-        self._before, runner._ended = runner._ended, self._ended
+        self._before = runner._follow(self._ended)
         self._began.record()
         self._outputs = runner._forward(inputs)
         self._forwarded.record()
@@ -268,11 +348,13 @@ def _stage(outputs: _Outputs) -> _Outputs:
         scores(outputs.scores) if outputs.scores is not None else None,
         [(part, scores(found)) for part, found in outputs.prompt],
         (outputs.pooled[0], pinned(outputs.pooled[1])) if outputs.pooled is not None else None,
+        padding=outputs.padding,
     )
 
 
 def _to_host(outputs: _Outputs, seconds: float, host_s: float) -> StepResult:
-    tokens = outputs.tokens_R.tolist() if outputs.tokens_R is not None else []
+    found = outputs.drawn_R if outputs.drawn_R is not None else outputs.tokens_R
+    tokens = found.tolist() if found is not None else []
     return StepResult(
         tokens=tokens,
         logprobs=_logprobs(tokens, outputs.scores) if outputs.scores is not None else None,
@@ -281,6 +363,8 @@ def _to_host(outputs: _Outputs, seconds: float, host_s: float) -> StepResult:
         seconds=seconds,
         host_s=host_s,
         vectors=vectors(*outputs.pooled) if outputs.pooled is not None else {},
+        captured=outputs.padding >= 0,
+        padding=max(0, outputs.padding),
     )
 
 

@@ -29,54 +29,19 @@ import msgspec
 
 from redline.engine.admission import Limits, token_limit
 from redline.engine.deadlines import Deadlines
+from redline.engine.draft import Budget, Course, Draft, MixedBound
+from redline.engine.draft import Entry as Entry
+from redline.engine.draft import Plan as Plan
 from redline.engine.fair import FairShare
 from redline.engine.ledger import Ledger
 from redline.engine.pages import PagePool
 from redline.engine.prefix import PrefixCache
 from redline.engine.request import Ended, Follow, Pooled, Rank, Sampled, Sequence
+from redline.engine.results import Results
 from redline.errors import InvalidRequest, Overloaded
 from redline.types import Finish, Request
 
 RETRY_AFTER_S = 1.0  # what a refused request is told to wait
-
-
-class Entry(msgspec.Struct, frozen=True, eq=False):
-    """What one step computes for one sequence: the KV of tokens [start, start + count) and, if `samples`, the next token.
-
-    A sequence that pools never samples: what it waits for is the vector that its prompt's last chunk completes (`pools`).
-
-    `fresh`: the row is newly assigned; upload `sequence.tokens` and the sampling state to it before the step.
-    `pages` is the page list to read, valid even if the sequence ends before the launch; `pages[first_new:]` are not in the
-    row's page table yet. Nor are `sequence.tokens[upload_from:]` in its token table, where that is given.
-    """
-
-    sequence: Sequence
-    start: int
-    count: int
-    samples: bool
-    row: int
-    fresh: bool
-    pages: list[int]
-    first_new: int
-    upload_from: int | None = None
-
-    @property
-    def pools(self) -> bool:
-        """Whether the step completes the vector of a sequence that pools."""
-        return self.sequence.request.pooling is not None and self.start + self.count == self.sequence.prompt_len
-
-
-class Plan(msgspec.Struct, frozen=True, eq=False):
-    """One step. Every plan must be launched, in the order of planning, or abandoned.
-
-    `entries`: sequences with one token to compute, then chunks of prefill; no sequence twice. `copies`: (source, destination)
-    pages to copy before the step writes anything; no destination is also a source. `num_tokens` is the sum of the counts.
-    """
-
-    step: int
-    entries: list[Entry]
-    copies: list[tuple[int, int]]
-    num_tokens: int
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +57,8 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int
     prefix_query_tokens: int  # tokens of sequences that were looked up in the prefix cache when they started
     prefix_hit_tokens: int  # those of them that were found there
+    token_budget: int = 0  # tokens that a step may have now
+    shrinks: int = 0  # how often that was halved
 
 
 class Scheduler:
@@ -99,6 +66,8 @@ class Scheduler:
 
     def __init__(self, limits: Limits, pool: PagePool, prefix: PrefixCache | None, eos_ids: Iterable[int]) -> None:
         self._limits = limits
+        self.bound: MixedBound | None = None  # of prompts in steps for whose other tokens somebody waits
+        self._budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)
         self._pool = pool
         self._ledger = Ledger(pool, prefix)
         self._eos_ids = frozenset(eos_ids)
@@ -112,6 +81,8 @@ class Scheduler:
         self._fair = FairShare()
         self.started: list[str] = []  # the requests that the last call of `plan` took out of the queue
         self._steps = self._tokens_planned = self._preemptions = 0
+        self._course = Course()
+        self._results = Results(self._ledger, pool.page_size, self._end)
 
     @property
     def has_work(self) -> bool:
@@ -133,6 +104,8 @@ class Scheduler:
             preemptions=self._preemptions,
             prefix_query_tokens=self._ledger.query_tokens,
             prefix_hit_tokens=self._ledger.hit_tokens,
+            token_budget=self._budget.tokens,
+            shrinks=self._budget.shrinks,
         )
 
     def add(self, request: Request) -> None:
@@ -179,70 +152,37 @@ class Scheduler:
 
         With no step outstanding and `has_work`, it is None only where all wait for their grammars (`release`).
         """
-        draft = _Draft(self._limits.max_num_batched_tokens)
+        draft = Draft(self._budget.tokens, self.bound)
         self.started = []
         self._make_room(draft)
         self._continue_running(draft)
         self._admit_waiting(draft)
-        self._pool.free([source for source, _ in draft.copies])  # held until now, see Ledger.grow
-        if not (draft.singles or draft.chunks):
-            return None
+        if draft.copies:
+            self._pool.free([source for source, _ in draft.copies])  # held until now, see Ledger.grow
         for entry in draft.chunks:
             self._ledger.register(entry.sequence)
-        plan = Plan(self._steps, draft.singles + draft.chunks, draft.copies, self._limits.max_num_batched_tokens - draft.budget)
+        plan = self._course.plan(draft, self._steps, len(self._running))
+        if plan is None:
+            return None
         self._steps += 1
         self._tokens_planned += plan.num_tokens
         return plan
 
+    def shrink(self, failed: Plan | None = None) -> int:
+        """Halve the token budget of later steps, after one that did not fit the memory; returns the new one (`Budget.shrink`)."""
+        return self._budget.shrink(self._steps, failed)
+
     def apply(self, plan: Plan, tokens: list[int], follow: Callable[[Sequence, int], Follow] | None = None) -> list[Sampled]:
-        """Take in the results of a launched plan: one token for each entry that samples, in order.
-
-        `follow` tells what the grammar of a constrained sequence says after a token that did not end it.
-        Plans are applied in the order of planning. Tokens of choices that ended meanwhile are ignored; those of preempted
-        ones count, for they were sampled before the pages went.
-        """
-        sampling = [entry for entry in plan.entries if entry.samples]
-        known: list[Sampled] = []
-        for sample, (entry, token) in enumerate(zip(sampling, tokens, strict=True)):
-            seq = entry.sequence
-            if seq.finish is not None or entry.start + entry.count < len(seq.tokens):
-                continue  # it has ended, or its grammar forced what stands there
-            seq.in_flight -= 1
-            finish, stop = seq.take(token)
-            if seq.constrained and stop is None:
-                assert follow is not None, "a constrained sequence without its grammar"
-                finish, stop = seq.extend(follow(seq, token), finish)
-            known.append(self._told(seq, sample, finish, stop))
-        return known
-
-    def release(self, request_id: str, follow: Follow) -> list[Sampled]:
-        """Let the choices of a request start whose grammar is compiled; `follow` is what it says of the beginning.
-
-        Forced tokens join the prompt. Choices that need nothing else end here, with their answers.
-        """
-        known: list[Sampled] = []
-        for seq in tuple(self._live.get(request_id, ())):
-            seq.ready = True
-            finish, stop = seq.extend(follow, None)
-            if finish is not None:
-                known.append(self._told(seq, None, finish, stop))
-        return known
-
-    def _told(self, seq: Sequence, sample: int | None, finish: Finish | None, stop: int | None) -> Sampled:
-        """The tokens of `seq` that are new; ends it where it has a finish."""
-        self._ledger.register(seq)
-        if finish is not None:
-            self._end(seq, finish)
-        return Sampled(seq, sample, finish, stop, seq.num_told == seq.prompt_len, seq.tell())
+        """Take in the results of a launched plan: one token for each entry that samples, in order (`Results.apply`)."""
+        return self._results.apply(plan, tokens, follow)
 
     def apply_pooled(self, plan: Plan) -> list[Pooled]:
         """End the sequences whose vectors a launched plan completed; goes with `apply`, which passes over them."""
-        pooling = [(i, e) for i, e in enumerate(plan.entries) if e.sequence.request.pooling is not None]
-        known = [Pooled(e.sequence, i) for i, e in pooling if e.pools and e.sequence.finish is None]
-        for pooled in known:
-            pooled.sequence.in_flight -= 1
-            self._end(pooled.sequence, "stop")
-        return known
+        return self._results.apply_pooled(plan)
+
+    def release(self, request_id: str, follow: Follow) -> list[Sampled]:
+        """Let the choices of a request start whose grammar is compiled; `follow` is what it says of the beginning."""
+        return self._results.release(tuple(self._live.get(request_id, ())), follow)
 
     def abandon(self, plan: Plan) -> list[Ended]:
         """End, with "error", every request that a failed step leaves without sound KV; the others go on.
@@ -268,7 +208,7 @@ class Scheduler:
         self._fair.check()
         self._ledger.check(self._running)
 
-    def _make_room(self, draft: _Draft) -> None:
+    def _make_room(self, draft: Draft) -> None:
         """Preempt the worst in rank for waiting sequences of strictly better priority, as far as that lets them start."""
         running = self._running
         if not self._waiting or not running or self._waiting[0].rank[0] >= running[-1].rank[0]:
@@ -292,31 +232,49 @@ class Scheduler:
             rows -= 1
             pages -= cost
 
-    def _continue_running(self, draft: _Draft) -> None:
+    def _continue_running(self, draft: Draft) -> None:
         """Plan the running sequences in order of rank; preemption shortens the list from its end, behind `position`."""
-        running, budget = self._running, self._limits.max_num_batched_tokens
-        spare = budget - sum([1 for seq in running if len(seq.tokens) + seq.in_flight - seq.num_planned == 1])
-        position = 0
-        while position < len(running):
-            seq = running[position]
-            position += 1
-            if seq.num_planned == seq.limit - 1:
+        refs, page_size = self._pool.holders, self._pool.page_size
+        singles, spare, quick, context = draft.singles, -1, 0, 0
+        for position, seq in enumerate(self._running):
+            start = seq.num_planned
+            if start == seq.limit - 1:
                 continue  # all is planned, its last token is on its way
-            pending = len(seq.tokens) + seq.in_flight - seq.num_planned
-            if pending == 1:
-                count = self._secure(seq, 1, draft)
-            else:
-                count = self._secure(seq, min(pending, spare), draft)
-                spare -= count
+            pages, end = seq.pages, len(seq.tokens) + seq.in_flight
+            if end == start + 1:
+                held = len(pages)
+                if (
+                    start >= seq.prompt_len
+                    and end <= held * page_size
+                    and refs[pages[start // page_size]] == 1
+                    and seq.num_tabled == held
+                    and seq.upload_from is None
+                ):  # as `_secure` and `Draft.add` would have it, without their calls
+                    singles.append(Entry(seq, start, 1, True, seq.row, False, pages, held))
+                    seq.num_planned = end
+                    seq.in_flight += 1
+                    quick += 1
+                    context += end
+                elif self._secure(seq, 1, draft):
+                    draft.add(seq, 1, fresh=False)
+                continue
+            if spare < 0:
+                spare = draft.spare(self._running[position:]) - quick
+            count = self._secure(seq, draft.chunk(seq, start, min(end - start, spare)), draft)
+            spare -= count
             if count:
                 draft.add(seq, count, fresh=False)
+        draft.budget -= quick
+        draft.num_samples += quick
+        draft.context += context
 
-    def _admit_waiting(self, draft: _Draft) -> None:
+    def _admit_waiting(self, draft: Draft) -> None:
         """Start waiting sequences in order of rank while there are rows, budget, and pages for all their tokens and the next."""
         waiting = self._waiting
         if not (waiting and self._rows and draft.budget):
             return
         pages = self._unclaimed()
+        draft.listens([])
         position = 0
         while position < len(waiting) and self._rows and draft.budget:
             seq = waiting[position]
@@ -329,23 +287,26 @@ class Scheduler:
             cost = self._ledger.cost(seq, shared, start)
             if cost > pages:
                 return
+            count = draft.chunk(seq, start, min(seq.length - start, draft.budget))
+            if not count:
+                return
             pages -= cost
             del waiting[position]
             self._ledger.open(seq, self._rows.pop(), shared, start)
             insort(self._running, seq, key=_rank)
+            self._course.turns()
             self._leave_queue(seq)
-            count = min(seq.length - start, draft.budget)
             draft.note_copy(self._ledger.grow(seq, count))
             draft.add(seq, count, fresh=True)
 
-    def _waits_for_parent(self, seq: Sequence, draft: _Draft) -> bool:
+    def _waits_for_parent(self, seq: Sequence, draft: Draft) -> bool:
         """Whether a choice should wait for the first one's prompt KV, which must have been planned in an earlier step."""
         parent = seq.parent
         if parent is None or parent.finish is not None:
             return False
         return parent.num_planned < parent.prompt_len or parent in draft.in_prompt
 
-    def _secure(self, seq: Sequence, count: int, draft: _Draft) -> int:
+    def _secure(self, seq: Sequence, count: int, draft: Draft) -> int:
         """Make the slots of up to `count` more tokens of a running sequence writable; returns how many are, 0 for none.
 
         Takes what pages there are; only if they do not suffice for one token, those of the worst in rank.
@@ -362,7 +323,7 @@ class Scheduler:
 
     def _unclaimed(self) -> int:
         """Available pages beyond what running sequences will take for tokens that exist."""
-        return self._pool.num_available - sum(map(self._ledger.claim, self._running))
+        return self._pool.num_available - self._ledger.claims(self._running)
 
     def _preempt(self, seq: Sequence) -> None:
         """Take row and pages from `seq`; it waits, at its rank, to compute again what is not found in the prefix cache."""
@@ -372,6 +333,7 @@ class Scheduler:
 
     def _release(self, seq: Sequence) -> None:
         _remove(self._running, seq)
+        self._course.turns()
         self._rows.append(self._ledger.close(seq))
 
     def _leave_queue(self, seq: Sequence) -> None:
@@ -394,37 +356,6 @@ class Scheduler:
             self._fair.settled(seq.request, 0 if request_id in self._queued else seq.prompt_len - seq.cached_tokens)
             self._queued.discard(request_id)
             self._deadlines.remove(request_id)
-
-
-class _Draft:
-    """The plan that is being made."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget  # tokens that may still be planned
-        self.singles: list[Entry] = []
-        self.chunks: list[Entry] = []
-        self.copies: list[tuple[int, int]] = []
-        self.in_prompt: set[Sequence] = set()  # sequences whose prompt KV this step writes
-
-    def note_copy(self, pair: tuple[int, int] | None) -> None:
-        if pair is not None:
-            self.copies.append(pair)
-
-    def add(self, seq: Sequence, count: int, fresh: bool) -> None:
-        """Plan the next `count` tokens of `seq`, whose slots are writable."""
-        start, pages = seq.num_planned, seq.pages
-        end = start + count
-        ends = end == len(seq.tokens) + seq.in_flight  # a token comes of it, or a vector
-        samples = ends and seq.request.pooling is None
-        entry = Entry(seq, start, count, samples, seq.row, fresh, pages, seq.num_tabled, 0 if fresh else seq.upload_from)
-        seq.upload_from = None
-        seq.num_planned = end
-        seq.num_tabled = len(pages)
-        seq.in_flight += ends
-        self.budget -= count
-        if start < seq.prompt_len:
-            self.in_prompt.add(seq)
-        (self.singles if count == 1 else self.chunks).append(entry)
 
 
 def _rank(seq: Sequence) -> Rank:

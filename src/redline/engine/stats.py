@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from redline.engine.draft import Plan
 from redline.engine.message import Stats
 from redline.engine.request import Sequence
-from redline.engine.scheduler import Plan, SchedulerStats
+from redline.engine.scheduler import SchedulerStats
 from redline.log import FALLBACKS
-from redline.plan.receipt import Meter, RequestMeter, receipt
-from redline.plan.roofline import StepWork
+from redline.plan.receipt import Meter, RequestMeter, StepLimit, Totals, receipt
 from redline.types import Request, Timing
 
 
@@ -25,6 +25,8 @@ class Account:
     request: Request
     open_choices: int
     meter: RequestMeter = field(default_factory=RequestMeter)
+    decodes: int = 0  # tokens that it computes in each step at present; 0 while it does not decode
+    began: Totals | None = None  # the engine's sums when that began
     first_step: float | None = None
     first_token: float | None = None
     cached_tokens: int = 0
@@ -41,35 +43,67 @@ class Accounts:
         self._window = window
         self._clock = clock
         self._live: dict[str, Account] = {}
+        self._decoding: dict[str, Account] = {}  # those whose `began` is set
+        self._sums = Totals()  # over all steps
+        self._step = -1  # number of the step before
 
     def open(self, request: Request) -> None:
         """Begin the account of an admitted request."""
         self._live[request.id] = Account(request, request.sampling.n)
         self.prompt_tokens += len(request.prompt)
 
-    def step(self, plan: Plan, seconds: float, host_s: float) -> None:
-        """Account a step that has just ended: `seconds` of the device, before which it waited `host_s` for the host."""
-        logit_rows = sum(entry.samples for entry in plan.entries)
-        work = StepWork.of(((e.start, e.count) for e in plan.entries), logit_rows=logit_rows, window=self._window)
-        limit = self.meter.step(work, seconds, host_s)
-        self.step_s += seconds
-        began = self._clock() - seconds
-        shares: dict[str, tuple[int, bool]] = {}  # tokens of the request in this step, and whether any were prompt
-        for entry in plan.entries:
-            id = entry.sequence.request.id
-            tokens, prompt = shares.get(id, (0, False))
-            shares[id] = tokens + entry.count, prompt or entry.start < entry.sequence.prompt_len
-            if id in self._live and entry.sequence.index == 0:
-                self._live[id].cached_tokens = entry.sequence.cached_tokens
-        for id, (tokens, prompt) in shares.items():
-            account = self._live.get(id)
-            if account is not None:
-                account.meter.add("prefill" if prompt else "decode", tokens, limit)
-                account.first_step = account.first_step or began
+    def step(self, plan: Plan, seconds: float, host_s: float, padding: int = 0, *, captured: bool = False) -> None:
+        """Account a step that has just ended: `seconds` of the device, before which it waited `host_s` for the host.
 
-    def token(self, sequence: Sequence) -> None:
-        """Account an answer token that became known."""
-        self.generation_tokens += 1
+        It ran as one graph if `captured`, and `padding` of its rows were empty. In a steady run of steps nothing is done for
+        each request: what they took part in is the difference of two sums.
+        """
+        limit = self.meter.step(plan.work(self._window), seconds, host_s, padding, captured=captured)
+        if not (plan.steady and plan.step == self._step + 1):
+            self._assign(plan, limit, self._clock() - seconds)
+        self._sums.add(limit, 0)
+        self._step = plan.step
+        self.step_s += seconds
+
+    def _assign(self, plan: Plan, limit: StepLimit, began: float) -> None:
+        """Who takes part in a step: prefill is put down at once, decoding from its first step to its last."""
+        decoding: dict[str, int] = {}  # tokens of the request in this step
+        prefilling: dict[str, int] = {}
+        live = self._live
+        for entry in plan.entries:
+            sequence = entry.sequence
+            id = sequence.request.id
+            if id not in live:
+                continue
+            if entry.start < sequence.prompt_len:
+                prefilling[id] = prefilling.get(id, 0) + entry.count
+                if sequence.index == 0:
+                    live[id].cached_tokens = sequence.cached_tokens
+            else:
+                decoding[id] = decoding.get(id, 0) + entry.count
+        for id, tokens in prefilling.items():
+            live[id].meter.add("prefill", tokens + decoding.pop(id, 0), limit)
+        before, self._decoding = self._decoding, {}
+        for id, tokens in decoding.items():
+            account = self._decoding[id] = live[id]
+            if before.pop(id, None) is None or account.decodes != tokens:
+                self._settle(account)
+                account.decodes, account.began = tokens, self._sums.copy()
+        for account in before.values():
+            self._settle(account)
+        for id in (*prefilling, *decoding):
+            if live[id].first_step is None:
+                live[id].first_step = began
+
+    def _settle(self, account: Account) -> None:
+        """Put down what a request has decoded since its `began`."""
+        if account.began is not None:
+            account.meter.decode.add_between(account.began, self._sums, account.decodes)
+            account.began, account.decodes = None, 0
+
+    def token(self, sequence: Sequence, count: int = 1) -> None:
+        """Account `count` answer tokens that became known, the first of a choice among them."""
+        self.generation_tokens += count
         account = self._live[sequence.request.id]
         account.first_token = account.first_token or self._clock()
 
@@ -89,6 +123,8 @@ class Accounts:
         if account.open_choices:
             return None
         del self._live[sequence.request.id]
+        self._settle(account)
+        self._decoding.pop(sequence.request.id, None)
         request = account.request
         if not request.want_receipt:
             return None
@@ -108,6 +144,7 @@ class Accounts:
             more |= {f"{phase}_bytes_total": total.weight_bytes + total.kv_bytes, f"{phase}_flops_total": total.flops}
             if total.limit_s and total.wall_s:
                 more[f"{phase}_roofline_ratio"] = total.limit_s / total.wall_s
+        more["token_budget_shrinks_total"] = float(scheduler.shrinks)
         if (ceilings := self.meter.ceilings) is not None:
             more["ceiling_read_bytes_per_second"] = ceilings.read_bytes_per_s
             more["ceiling_matmul_flops_per_second"] = ceilings.matmul_flops.get(self.meter.dtype, 0.0)

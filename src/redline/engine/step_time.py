@@ -7,7 +7,7 @@ its bytes and FLOPs, of which such a step takes some multiple. Torch-free; of de
 
 from __future__ import annotations
 
-from redline.engine.scheduler import Plan
+from redline.engine.draft import Plan
 from redline.plan.receipt import Meter
 from redline.plan.roofline import StepWork
 
@@ -48,8 +48,7 @@ class StepTime:
             self._decode_s[size] = _believed(self._decode_s.get(size, seconds), seconds)
 
     def _work(self, plan: Plan) -> StepWork:
-        spans = [(entry.start, entry.count) for entry in plan.entries]
-        return StepWork.of(spans, logit_rows=sum(entry.samples for entry in plan.entries), window=self._window)
+        return plan.work(self._window)
 
     def _nominal(self, plan: Plan) -> float:
         due = self._meter.cost(self._work(plan))

@@ -8,6 +8,8 @@ answers nothing but errors is such an error. Knows nothing of HTTP or text. Open
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import socket
 import sys
 import time
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from redline import env, log
 from redline.config import EngineConfig
+from redline.engine.early import Early
 from redline.engine.message import (
     Cancel,
     Channel,
@@ -30,6 +33,7 @@ from redline.engine.message import (
     Submit,
     failure_of,
 )
+from redline.engine.stages import IMPORTING, Stages, process_began
 from redline.engine.step_time import StepTime
 from redline.errors import InternalError, RedlineError, TooLarge
 from redline.types import Chunk
@@ -42,6 +46,7 @@ STATS_EVERY_S = 1.0
 ANNOUNCED_S = 0.5  # a longer step is announced
 QUIET_S = 0.25  # after so long without a word the next step is announced, however short
 MEASURE_S = 5.0  # what measuring the machine takes at the most
+PREPARE_S = 5.0  # the same for a piece of what is left to prepare, kernels that it compiles not counted
 COMPILE_S = 20.0  # the same for one kernel
 MOST_FAILED_STEPS = 16  # one after the other
 
@@ -63,14 +68,19 @@ def main(argv: list[str]) -> int:
 def serve(channel: Channel, config: EngineConfig) -> int:
     """Load and run until stopped. Every failure is reported as `Failed` before the process ends."""
     try:
-        # Torch loads here, after the socket is known to work, so that a wrong call costs nothing.
-        from redline.engine.build import build
+        stages = Stages(lambda stage, percent: channel.send(Progress(stage, percent)), began=process_began())
+        stages(IMPORTING, 0)
+        with contextlib.closing(Early(config.model.model, config.model.revision, config.device.device)):
+            # Torch loads here, after the socket is known to work, so that a wrong call costs nothing.
+            from redline.engine.build import build
 
-        engine = build(config, lambda stage, percent: channel.send(Progress(stage, percent)))
+            engine = build(config, stages)
         channel.send(Ready(engine.info))
         voice = Voice(channel, StepTime(engine.loop.meter, on_cpu=engine.info.device == "cpu", window=_window(engine)))
         if engine.info.device != "cpu":
             _announce_compilations(voice)
+        gc.collect()  # after Ready, for it takes a moment; then the collector never walks through torch and the model again
+        gc.freeze()
         _turn(voice, engine)
     except ChannelClosed:
         raise
@@ -127,12 +137,15 @@ class Voice:
 
 def _turn(voice: Voice, engine: Engine) -> None:
     """Messages in, a step, chunks out, until told to stop. Waits for messages only when there is nothing to compute."""
-    loop, open_for_work, told = engine.loop, True, 0.0
+    loop, open_for_work, told, prepares = engine.loop, True, 0.0, True
     while open_for_work or loop.has_work:
-        messages = voice.channel.poll(0 if loop.has_work else STATS_EVERY_S)
+        messages = voice.channel.poll(0 if loop.has_work or prepares else STATS_EVERY_S)
         for message in messages:
             open_for_work = _obey(message, loop) and open_for_work
-        if not (messages or loop.has_work or engine.measured):
+        if prepares and not (messages or loop.has_work):
+            voice.expect(PREPARE_S, "getting ready for more requests")
+            prepares = engine.prepare()  # a piece at a time: whoever comes meanwhile is served first
+        elif not (messages or loop.has_work or engine.measured):
             voice.expect(MEASURE_S, "measuring the machine")
             engine.measure()  # once in a machine's life, and never while a request waits
         started: list[str] = []

@@ -37,6 +37,7 @@ class Nvml(Protocol):
     def memory(self, index: int) -> tuple[int, int]: ...  # (all, free) bytes
     def power_limits_w(self, index: int) -> tuple[float | None, float | None]: ...  # (in force, default)
     def max_clocks_mhz(self, index: int) -> tuple[int | None, int | None]: ...  # (SM, memory)
+    def energy_j(self, index: int) -> float | None: ...  # since the driver was loaded
 
 
 def read_gpus(nvml: Nvml, visible: str | None = None) -> tuple[Gpu, ...]:
@@ -139,6 +140,14 @@ class DriverNvml:
         handle = self._handle(index)
         sm_clock = self._optional("nvmlDeviceGetMaxClockInfo", handle, _SM_CLOCK)
         return sm_clock, self._optional("nvmlDeviceGetMaxClockInfo", handle, _MEMORY_CLOCK)
+
+    def energy_j(self, index: int) -> float | None:
+        millijoules = ctypes.c_ulonglong()
+        try:
+            self._call("nvmlDeviceGetTotalEnergyConsumption", self._handle(index), ctypes.byref(millijoules))
+        except NvmlUnavailable:
+            return None
+        return millijoules.value * 1e-3
 
     def _handle(self, index: int) -> ctypes.c_void_p:
         if index not in self._handles:

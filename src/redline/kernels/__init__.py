@@ -16,7 +16,24 @@ __all__ = ["all_specs"]
 
 def all_specs() -> dict[str, OpSpec]:
     """Every op of the room by name: what tests, benchmarks and the generated documentation iterate over."""
-    from redline.kernels import activation, attention, decode_attention, gemv, kv_write, mask, norm, penalties, rope, sample
+    from redline.kernels import (
+        activation,
+        attention,
+        decode_attention,
+        decode_step,
+        gemv,
+        invariant,
+        invariant_attention,
+        kv_write,
+        mask,
+        norm,
+        penalties,
+        prepare,
+        prompt_step,
+        rope,
+        sample,
+        skinny,
+    )
 
     specs = (
         norm.RMS_NORM,
@@ -32,8 +49,18 @@ def all_specs() -> dict[str, OpSpec]:
         gemv.NORM_LINEAR,
         gemv.NORM_GATED,
         gemv.LINEAR_ADD,
+        skinny.LINEAR,
+        skinny.GATED,
+        skinny.PROJECT,
+        skinny.ADD,
         sample.SPEC,
         penalties.SPEC,
         mask.SPEC,
+        decode_step.BEGIN,
+        decode_step.END,
+        prepare.SPEC,
+        prompt_step.SPEC,
+        invariant.SPEC,
+        invariant_attention.SPEC,
     )
     return {spec.name: spec for spec in specs}

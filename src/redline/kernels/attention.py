@@ -6,7 +6,7 @@
 One call serves decode, chunked prefill and whole prompts of many sequences at once: `Ragged` says which tokens and pages
 belong to whom. A token that sees nothing gets zeros, so padding is a sequence of context 0; rows of q that belong to no
 sequence come back undefined. Knows nothing of layers or requests. Open `paged_attention` first; `Ragged` is in ragged.py, the CPU's
-path is attention_torch.py, the kernels are in attention_triton.py.
+path is attention_torch.py, the kernels are in attention_triton.py; `prompt_attention` leaves whole prompts to attention_cudnn.py.
 
 T packed query tokens, B sequences, N query heads, K kv heads, G = N / K, H head size, P pages (of a sequence, in the page
 table; of the cache, elsewhere), S tokens per page, Q query tokens and C keys of one sequence.
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from redline.kernels.attention_plan import Split
 from redline.kernels.op import Inputs, OpSpec, ceil_div, random_tensor, use_triton
 from redline.kernels.ragged import Ragged
 from redline.ops import OPS
@@ -39,6 +40,40 @@ def paged_attention(
     from redline.kernels import attention_torch
 
     return attention_torch.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
+
+
+def plan_prompts(
+    ragged: Ragged, window: int, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> Split | None:
+    """How to divide a step between cuDNN and the paged kernel, or None: the paged kernel takes it all. `heads`: N, K, H."""
+    if device.type != "cuda":
+        return None
+    from redline.kernels import attention_cudnn
+
+    return attention_cudnn.plan(ragged, window, heads, dtype, device)
+
+
+def prepare_prompts(rows: int, heads: tuple[int, int, int], scale: float, dtype: torch.dtype, device: torch.device) -> None:
+    """Do ahead what a whole prompt padded to `rows` would wait for. `heads`: N, K, H."""
+    if device.type == "cuda":
+        from redline.kernels import attention_cudnn
+
+        attention_cudnn.prepare(rows, heads, scale, dtype, device)
+
+
+def prompt_attention(
+    heads: tuple[Tensor, Tensor, Tensor],
+    split: Split,
+    k_cache_PSKH: Tensor,
+    v_cache_PSKH: Tensor,
+    ragged: Ragged,
+    scale: float,
+    window: int = 0,
+) -> Tensor:
+    """As `paged_attention`, with the new tokens' q, k and v at hand: contiguous, of T + `split.tail` rows, the last finite."""
+    from redline.kernels import attention_cudnn
+
+    return attention_cudnn.attend(split, heads, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
 
 
 def reference(
@@ -64,9 +99,15 @@ def reference(
 
 
 def make_ragged(
-    queries: list[int], contexts: list[int], page_size: int, device: torch.device, seed: int, spare_columns: int = 2
+    queries: list[int],
+    contexts: list[int],
+    page_size: int,
+    device: torch.device,
+    seed: int,
+    spare_columns: int = 2,
+    known: bool = True,
 ) -> tuple[Ragged, int]:
-    """A batch with these lengths over randomly permuted pages, and the number of pages its cache needs.
+    """A batch with these lengths (`known` on the host, or not) over randomly permuted pages, and the pages its cache needs.
 
     Columns of the page table that hold no key point far outside the cache, so that reading one shows.
     """
@@ -83,6 +124,7 @@ def make_ragged(
         page_table_BP=table_BP.to(device),
         max_query=max(queries),
         max_context=max(contexts),
+        lengths=tuple(zip(queries, contexts, strict=True)) if known else None,
     )
     return ragged, num_pages
 
@@ -90,7 +132,8 @@ def make_ragged(
 def make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
     """B sequences of at most Q query tokens and C keys, the first of exactly so many, over a cache whose free slots are NaN.
 
-    `EMPTY` adds a sequence without history or query in second place, `PAD` so many with one query that sees nothing, last.
+    `EMPTY` adds a sequence without history or query in second place, `PAD` so many with one query that sees nothing, last;
+    `ALIKE` keeps the lengths from the host.
     """
     generator = torch.Generator().manual_seed(seed)
     queries, contexts = [axes["Q"]], [axes["C"]]
@@ -102,7 +145,7 @@ def make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.devic
         contexts.insert(1, 0)
     queries += [1] * axes.get("PAD", 0)
     contexts += [0] * axes.get("PAD", 0)
-    ragged, num_pages = make_ragged(queries, contexts, axes["S"], device, seed)
+    ragged, num_pages = make_ragged(queries, contexts, axes["S"], device, seed, known=not axes.get("ALIKE"))
     tokens, heads, kv_heads, size = sum(queries), axes["N"], axes["K"], axes["H"]
     qkv = random_tensor((tokens, (heads + 2 * kv_heads) * size), dtype, device, seed)
     shape = (num_pages, axes["S"], kv_heads, size)
@@ -148,6 +191,8 @@ SPEC = OpSpec(
         _case(1, 33, 33, (3, 1), 64),
         _case(2, 37, 101, (14, 2), 64, w=24),
         _case(3, 70, 129, (4, 2), 80, s=64, EMPTY=1, PAD=3),
+        _case(4, 40, 200, (4, 2), 64, s=64, EMPTY=1, PAD=2, ALIKE=1),
+        _case(5, 20, 150, (4, 2), 128, s=128, w=70),
         _case(2, 19, 40, (2, 1), 256, s=8),
     ),
     tolerance="attention",

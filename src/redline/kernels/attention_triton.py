@@ -4,7 +4,7 @@ A program handles a block of query tokens of one sequence times the G query head
 one matrix, and walks the keys that any of them sees in tiles, with a running softmax in base 2 (FlashAttention-2, Dao
 2023). With few query tokens the keys are also split over programs, each writing an unnormalised partial result
 (flash-decoding). Tiles before a sliding window are never visited; tiles that every row sees whole need no mask. Keys are
-found one by one through the page table, so any page size works; cache offsets are 64-bit.
+found through the page table, tile by tile where pages hold whole tiles and one by one elsewhere; cache offsets are 64-bit.
 
 How big the tiles are is data, by head size and chip: see `Tiling`. Open `paged_attention` first, then
 `_attend`. Legend as in attention.py; M rows, X keys of a tile, Z splits, H padded to a power of two inside the kernels.
@@ -18,15 +18,14 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from redline.kernels import op
+from redline.kernels import attention_plan, op
+from redline.kernels.attention_plan import DECODE_QUERIES, Run
 from redline.kernels.op import Device, ceil_div, next_power_of_two
 from redline.kernels.ragged import Ragged
 
 LOG2_E = 1.4426950408889634
-
-DECODE_QUERIES = 16
-"""Sequences of at most this many query tokens have their keys split over programs."""
 
 TOKENS_PER_SPLIT = 128
 """Fewer keys than this per split cost more in the reduction than they save."""
@@ -39,12 +38,14 @@ REDUCE_AT_ONCE = tl.constexpr(16)
 @dataclass(frozen=True)
 class Tiling:
     """Rows and keys of a tile, warps of a program, and Triton's pipeline depth. Loading through the page table takes two of
-    its stages, so that `stages - 3` tiles of K and V are on their way while one is worked on."""
+    its stages, so that `stages - 3` tiles of K and V are on their way while one is worked on. `tma`: where pages hold whole
+    tiles, the tensor memory accelerator (sm_90 on) fetches them."""
 
     rows: int
     keys: int
     warps: int
     stages: int
+    tma: bool = False
 
     def shared_bytes(self, head_size: int, element_bytes: int) -> int:
         """What the kernel asks for, about; the compile matrix holds the chip's limit against the truth."""
@@ -86,33 +87,76 @@ def choose_splits(programs: int, max_context: int, processors: int, tokens_per_s
     return max(1, min(wanted, ceil_div(max_context, tokens_per_split), MAX_SPLITS))
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """How a run is spread over programs: `programs` of `rows` rows per kv head and split; where `decode`, `blocks` of them per
+    sequence, elsewhere as many as its tokens need."""
+
+    tiling: Tiling
+    rows: int
+    decode: bool
+    blocks: int
+    programs: int
+    splits: int
+
+    @classmethod
+    def of(cls, run: Run, kv_heads: int, group: int, padded_size: int, dtype: torch.dtype, device: Device) -> _Grid:
+        tiling = choose_tiling(run.max_query * group, padded_size, dtype, device)
+        rows = max(tiling.rows, next_power_of_two(group))
+        sequences, decode = run.last - run.first, run.max_query <= DECODE_QUERIES
+        blocks = ceil_div(run.max_query, rows // group) if decode else 0
+        programs = sequences * blocks if decode else (run.stop - run.start) // (rows // group) + sequences
+        splits = choose_splits(programs * kv_heads, run.max_context, device.processors) if decode else 1
+        return cls(tiling, rows, decode, blocks, programs, splits)
+
+
 def paged_attention(
     q_TNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, ragged: Ragged, scale: float, window: int = 0
 ) -> Tensor:
-    """See attention.paged_attention. Launches one kernel, or two where keys are split; no synchronisation."""
+    """See attention.paged_attention. Launches one kernel, or two where keys are split, for each kind of sequence that the
+    host knows of; no synchronisation."""
+    output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
+    for run in _runs(ragged, q_TNH.shape[0]):
+        attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
+    return output_TNH
+
+
+def _runs(ragged: Ragged, tokens: int) -> tuple[Run, ...]:
+    if ragged.lengths is None or ragged.max_query <= DECODE_QUERIES:
+        return (Run(0, len(ragged.context_B), 0, tokens, ragged.max_query, ragged.max_context),)
+    if "runs" not in ragged.plans:
+        ragged.plans["runs"] = attention_plan.paged_runs(ragged.lengths)
+    runs: tuple[Run, ...] = ragged.plans["runs"]
+    return runs
+
+
+def attend_run(
+    run: Run,
+    q_TNH: Tensor,
+    k_cache_PSKH: Tensor,
+    v_cache_PSKH: Tensor,
+    ragged: Ragged,
+    scale: float,
+    window: int,
+    output_TNH: Tensor,
+) -> None:
+    """Attention of some of the sequences, into their rows of `output`."""
+    q_TNH, output_TNH = q_TNH[run.start : run.stop], output_TNH[run.start : run.stop]
     tokens, heads, size = q_TNH.shape
     page_size, kv_heads = k_cache_PSKH.shape[1:3]
     assert q_TNH.stride()[1:] == (size, 1) and k_cache_PSKH.is_contiguous() and v_cache_PSKH.is_contiguous()
-    device = op.device_of(q_TNH.device)
     group, padded_size = heads // kv_heads, max(16, next_power_of_two(size))
-    sequences = len(ragged.context_B)
-    decode = ragged.max_query <= DECODE_QUERIES
-    tiling = choose_tiling(ragged.max_query * group, padded_size, q_TNH.dtype, device)
-    rows = max(tiling.rows, next_power_of_two(group))
-    block_tokens = rows // group
-    blocks = ceil_div(ragged.max_query, block_tokens) if decode else 0
-    grid_blocks = sequences * blocks if decode else tokens // block_tokens + sequences
-    splits = choose_splits(grid_blocks * kv_heads, ragged.max_context, device.processors) if decode else 1
-
-    output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
+    grid = _Grid.of(run, kv_heads, group, padded_size, q_TNH.dtype, op.device_of(q_TNH.device))
+    whole_tiles = page_size % grid.tiling.keys == 0
+    tma = grid.tiling.tma and whole_tiles and size == padded_size
     partial_ZTNH, partial_2ZTN = output_TNH, output_TNH
-    if splits > 1:
-        partial_ZTNH = torch.empty((splits, tokens, heads, size), dtype=torch.float32, device=q_TNH.device)
-        partial_2ZTN = torch.empty((2, splits, tokens, heads), dtype=torch.float32, device=q_TNH.device)
-    _attend[(grid_blocks, kv_heads, splits)](
+    if grid.splits > 1:
+        partial_ZTNH = torch.empty((grid.splits, tokens, heads, size), dtype=torch.float32, device=q_TNH.device)
+        partial_2ZTN = torch.empty((2, grid.splits, tokens, heads), dtype=torch.float32, device=q_TNH.device)
+    _attend[(grid.programs, kv_heads, grid.splits)](
         q_TNH,
-        k_cache_PSKH,
-        v_cache_PSKH,
+        _tiles(k_cache_PSKH, grid.tiling.keys) if tma else k_cache_PSKH,
+        _tiles(v_cache_PSKH, grid.tiling.keys) if tma else v_cache_PSKH,
         output_TNH,
         partial_ZTNH,
         partial_2ZTN,
@@ -122,9 +166,11 @@ def paged_attention(
         scale * LOG2_E,
         window,
         tokens,
-        sequences,
-        blocks,
-        splits,
+        run.first,
+        run.start,
+        run.last - run.first,
+        grid.blocks,
+        grid.splits,
         q_TNH.stride(0),
         ragged.page_table_BP.stride(0),
         KV_HEADS=kv_heads,
@@ -132,17 +178,24 @@ def paged_attention(
         HEAD_SIZE=size,
         PADDED_SIZE=padded_size,
         PAGE_SIZE=page_size,
-        ROWS=rows,
-        KEYS=tiling.keys,
+        ROWS=grid.rows,
+        KEYS=grid.tiling.keys,
         WINDOWED=window > 0,
-        DECODE=decode,
-        SPLIT=splits > 1,
-        num_warps=tiling.warps,
-        num_stages=tiling.stages,
+        DECODE=grid.decode,
+        SPLIT=grid.splits > 1,
+        WHOLE_TILES=whole_tiles,
+        TMA=tma,
+        num_warps=grid.tiling.warps,
+        num_stages=grid.tiling.stages,
     )
-    if splits > 1:
+    if grid.splits > 1:
         _join(partial_ZTNH, partial_2ZTN, output_TNH, padded_size)
-    return output_TNH
+
+
+def _tiles(cache_PSKH: Tensor, keys: int) -> TensorDescriptor:
+    """The cache as a matrix of slots by heads, for fetching `keys` slots of one head."""
+    pages, page_size, kv_heads, size = cache_PSKH.shape
+    return TensorDescriptor(cache_PSKH, [pages * page_size, kv_heads * size], [kv_heads * size, 1], [keys, size])
 
 
 def _join(partial_ZTNH: Tensor, partial_2ZTN: Tensor, output_TNH: Tensor, padded_size: int) -> None:
@@ -162,13 +215,13 @@ def _join(partial_ZTNH: Tensor, partial_2ZTN: Tensor, output_TNH: Tensor, padded
 
 
 @triton.jit
-def _find_sequence(query_start_B1, block, sequences, BLOCK_TOKENS: tl.constexpr):
-    """The sequence that owns block `block` when sequence b's blocks start at query_start[b] // BLOCK_TOKENS + b."""
+def _find_sequence(query_start_B1, block, sequences, base, BLOCK_TOKENS: tl.constexpr):
+    """The sequence that owns block `block` when sequence b's blocks start at (query_start[b] - base) // BLOCK_TOKENS + b."""
     low = 0
     high = sequences
     while low < high:
         middle = (low + high) // 2
-        if tl.load(query_start_B1 + middle) // BLOCK_TOKENS + middle <= block:
+        if (tl.load(query_start_B1 + middle) - base) // BLOCK_TOKENS + middle <= block:
             low = middle + 1
         else:
             high = middle
@@ -181,6 +234,7 @@ def _walk(
     q_MH,
     k_head,
     v_head,
+    column,
     page_row,
     position_M,
     begin,
@@ -196,11 +250,14 @@ def _walk(
     PAGE_SIZE: tl.constexpr,
     KEYS: tl.constexpr,
     WINDOWED: tl.constexpr,
+    WHOLE_TILES: tl.constexpr,
+    TMA: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     """Take key tiles [begin, end) into the running softmax `state` = (sums of p * v, best score, sum of p).
 
-    Without MASKED every row sees every key of these tiles.
+    Without MASKED every row sees every key of these tiles. With WHOLE_TILES a tile lies in one page; with TMA `k_head` and
+    `v_head` are descriptors, in which the head begins at `column`.
     """
     sum_pv_MH, best_M, sum_p_M = state
     h = tl.arange(0, PADDED_SIZE)
@@ -213,31 +270,53 @@ def _walk(
             # Slots outside these bounds may hold anything, NaN included, and their page entries too.
             inside_X = (key_X >= first_key) & (key_X <= last_key)
             loaded_XH = inside_X[:, None] & in_head
-            page_X = tl.load(page_row + key_X // PAGE_SIZE, mask=inside_X, other=0)
+        if TMA:
+            page = tl.load(page_row + tile * KEYS // PAGE_SIZE)
+            slot = page * PAGE_SIZE + tile * KEYS % PAGE_SIZE
+            k_XH = k_head.load([slot, column])
+        elif WHOLE_TILES:
+            # A tile that is visited holds a visible key, so its page exists.
+            page = tl.load(page_row + tile * KEYS // PAGE_SIZE)
+            base = page.to(tl.int64) * PAGE_STRIDE + tile * KEYS % PAGE_SIZE * SLOT_STRIDE
+            v_tile = v_head + base
+            offset_XH = key_in_tile[:, None] * SLOT_STRIDE + h[None, :]
+            k_XH = tl.load(k_head + base + offset_XH, mask=loaded_XH, other=0.0)
         else:
-            page_X = tl.load(page_row + key_X // PAGE_SIZE)
-        offset_X = page_X.to(tl.int64) * PAGE_STRIDE + (key_X % PAGE_SIZE) * SLOT_STRIDE
-        offset_XH = offset_X[:, None] + h[None, :]
-        k_XH = tl.load(k_head + offset_XH, mask=loaded_XH, other=0.0)
-        score_MX = tl.dot(q_MH, tl.trans(k_XH), input_precision="ieee") * scale_log2
+            if MASKED:
+                page_X = tl.load(page_row + key_X // PAGE_SIZE, mask=inside_X, other=0)
+            else:
+                page_X = tl.load(page_row + key_X // PAGE_SIZE)
+            v_tile = v_head
+            offset_X = page_X.to(tl.int64) * PAGE_STRIDE + (key_X % PAGE_SIZE) * SLOT_STRIDE
+            offset_XH = offset_X[:, None] + h[None, :]
+            k_XH = tl.load(k_head + offset_XH, mask=loaded_XH, other=0.0)
+        score_MX = tl.dot(q_MH, tl.trans(k_XH), input_precision="ieee")
         if MASKED:
             seen_MX = key_X[None, :] <= position_M[:, None]
             if WINDOWED:
                 seen_MX &= key_X[None, :] > position_M[:, None] - window
             score_MX = tl.where(seen_MX, score_MX, float("-inf"))
-        new_best_M = tl.maximum(best_M, tl.max(score_MX, 1))
+        # The scale is positive: scaling the best alone leaves one multiply-add per score, in the exponent.
+        new_best_M = tl.maximum(best_M, tl.max(score_MX, 1) * scale_log2)
         # A row that has seen nothing yet: -inf minus -inf would be NaN.
         shift_M = tl.where(new_best_M == float("-inf"), 0.0, new_best_M)
-        p_MX = tl.math.exp2(score_MX - shift_M[:, None])
+        p_MX = tl.math.exp2(score_MX * scale_log2 - shift_M[:, None])
         decay_M = tl.math.exp2(best_M - shift_M)
-        v_XH = tl.load(v_head + offset_XH, mask=loaded_XH, other=0.0)
+        if TMA:
+            v_XH = v_head.load([slot, column])
+            if MASKED:
+                v_XH = tl.where(inside_X[:, None], v_XH, 0.0)  # a weight of 0 does not hide a NaN
+        else:
+            v_XH = tl.load(v_tile + offset_XH, mask=loaded_XH, other=0.0)
         sum_pv_MH = tl.dot(p_MX.to(v_XH.dtype), v_XH, sum_pv_MH * decay_M[:, None], input_precision="ieee")
         sum_p_M = sum_p_M * decay_M + tl.sum(p_MX, 1)
         best_M = new_best_M
     return sum_pv_MH, best_M, sum_p_M
 
 
-@triton.jit(do_not_specialize=["window", "tokens", "sequences", "blocks", "splits", "table_stride"])
+@triton.jit(
+    do_not_specialize=["window", "tokens", "first_sequence", "base", "sequences", "blocks", "splits", "table_stride"],
+)
 def _attend(
     q_TNH,
     k_cache_PSKH,
@@ -251,6 +330,8 @@ def _attend(
     scale_log2,
     window,
     tokens,
+    first_sequence,
+    base,
     sequences,
     blocks,
     splits,
@@ -266,22 +347,27 @@ def _attend(
     WINDOWED: tl.constexpr,
     DECODE: tl.constexpr,
     SPLIT: tl.constexpr,
+    WHOLE_TILES: tl.constexpr,
+    TMA: tl.constexpr,
 ):
+    """Sequences from `first_sequence` on; q, the outputs and the scratch memory begin with token `base`."""
     BLOCK_TOKENS: tl.constexpr = ROWS // GROUP
     SLOT_STRIDE: tl.constexpr = KV_HEADS * HEAD_SIZE
     PAGE_STRIDE: tl.constexpr = PAGE_SIZE * SLOT_STRIDE
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
+    query_start_B1 += first_sequence
     if DECODE:
         sequence = tl.program_id(0) // blocks
         block = tl.program_id(0) % blocks
     else:
         # The last blocks of a long prompt see the most keys: start them first.
         turn = tl.num_programs(0) - 1 - tl.program_id(0)
-        sequence = _find_sequence(query_start_B1, turn, sequences, BLOCK_TOKENS)
-        block = turn - tl.load(query_start_B1 + sequence) // BLOCK_TOKENS - sequence
-    start = tl.load(query_start_B1 + sequence)
-    queries = tl.load(query_start_B1 + sequence + 1) - start
+        sequence = _find_sequence(query_start_B1, turn, sequences, base, BLOCK_TOKENS)
+        block = turn - (tl.load(query_start_B1 + sequence) - base) // BLOCK_TOKENS - sequence
+    start = tl.load(query_start_B1 + sequence) - base
+    queries = tl.load(query_start_B1 + sequence + 1) - base - start
+    sequence += first_sequence
     first_query = block * BLOCK_TOKENS
     if first_query >= queries:
         return
@@ -311,8 +397,12 @@ def _attend(
         begin += split * share
         end = tl.minimum(end, begin + share)
 
-    k_head = k_cache_PSKH + kv_head * HEAD_SIZE
-    v_head = v_cache_PSKH + kv_head * HEAD_SIZE
+    column = kv_head * HEAD_SIZE
+    k_head = k_cache_PSKH
+    v_head = v_cache_PSKH
+    if not TMA:
+        k_head += column
+        v_head += column
     page_row = page_table_BP + sequence.to(tl.int64) * table_stride
     state = (
         tl.zeros([ROWS, PADDED_SIZE], tl.float32),
@@ -323,12 +413,12 @@ def _attend(
     if not WINDOWED:
         masked_from = tl.maximum(begin, tl.minimum(end, (first_position + 1) // KEYS))
         state = _walk(
-            state, q_MH, k_head, v_head, page_row, position_M, begin, masked_from, first_key, last_key, window, scale_log2,
-            PAGE_STRIDE, SLOT_STRIDE, HEAD_SIZE, PADDED_SIZE, PAGE_SIZE, KEYS, WINDOWED, False,
+            state, q_MH, k_head, v_head, column, page_row, position_M, begin, masked_from, first_key, last_key, window, scale_log2,
+            PAGE_STRIDE, SLOT_STRIDE, HEAD_SIZE, PADDED_SIZE, PAGE_SIZE, KEYS, WINDOWED, WHOLE_TILES, TMA, False,
         )  # fmt: skip
     state = _walk(
-        state, q_MH, k_head, v_head, page_row, position_M, masked_from, end, first_key, last_key, window, scale_log2,
-        PAGE_STRIDE, SLOT_STRIDE, HEAD_SIZE, PADDED_SIZE, PAGE_SIZE, KEYS, WINDOWED, True,
+        state, q_MH, k_head, v_head, column, page_row, position_M, masked_from, end, first_key, last_key, window, scale_log2,
+        PAGE_STRIDE, SLOT_STRIDE, HEAD_SIZE, PADDED_SIZE, PAGE_SIZE, KEYS, WINDOWED, WHOLE_TILES, TMA, True,
     )  # fmt: skip
     sum_pv_MH, best_M, sum_p_M = state
 

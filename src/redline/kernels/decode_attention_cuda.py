@@ -19,7 +19,7 @@ WARPS = 4
 
 
 class Arguments(ctypes.Structure):
-    """cuda/attention.cuh's."""
+    """cuda/attention.cu's."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("qkv", "q_norm", "k_norm", "cos_sin", "k_cache", "v_cache", "context")),
@@ -85,7 +85,7 @@ def arguments(
         v_cache_PSKH,
         ragged.context_B,
         ragged.page_table_BP,
-        order.plan_3,
+        order.plan_2,
         order.pairs_P2,
         order.whole_first_T,
         order.remainder_T,

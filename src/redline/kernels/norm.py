@@ -21,16 +21,16 @@ from redline.kernels.op import Inputs, OpSpec, random_tensor, use_triton
 from redline.ops import OPS
 
 
-def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """`x` normalised over its last axis and scaled by `weight`; a new tensor of x's shape and type.
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """`x` normalised over its last axis and scaled by `weight`; a new tensor of x's shape, of `dtype` or else of x's type.
 
     `x` is [T, D] or [T, N, H] (rows of H) with its last axes contiguous and any stride between tokens; `weight` float32.
     """
     if use_triton(x_TD):
         from redline.kernels import norm_triton
 
-        return norm_triton.rms_norm(x_TD, weight_D, eps)
-    return _normalised(x_TD.float(), weight_D, eps).to(x_TD.dtype)
+        return norm_triton.rms_norm(x_TD, weight_D, eps, dtype)
+    return _normalised(x_TD.float(), weight_D, eps).to(dtype or x_TD.dtype)
 
 
 def add_rms_norm(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float32)
 
 
-def reference_rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor]:
+def reference_rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype | None = None) -> tuple[Tensor]:
     x_TD = x_TD.float()
     return (x_TD / torch.sqrt((x_TD * x_TD).mean(-1, keepdim=True) + eps) * weight_D,)
 
@@ -66,14 +66,19 @@ def reference_add_rms_norm(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, 
 
 
 def _rms_norm_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
-    """Rows of D, or of `HEADS` heads of D cut out of a wider tensor as q and k are cut out of a fused projection."""
+    """Rows of D, or of `HEADS` heads of D cut out of a wider tensor as q and k are cut out of a fused projection; `WIDE` rows
+    are float32, as the residual stream is, and become what they are asked to."""
     heads, size = axes.get("HEADS", 1), axes["D"]
     if heads > 1:
         wide = random_tensor((axes["T"], (heads + 2) * size), dtype, device, seed)
         x_TD = wide[:, size : (heads + 1) * size].view(axes["T"], heads, size)
     else:
         x_TD = random_tensor((axes["T"], size), dtype, device, seed)
-    return {"x_TD": x_TD, "weight_D": 1 + random_tensor((size,), torch.float32, device, seed + 1) / 10, "eps": 1e-5}
+    if axes.get("WIDE"):
+        x_TD = x_TD.float()
+    return {"x_TD": x_TD, "weight_D": 1 + random_tensor((size,), torch.float32, device, seed + 1) / 10, "eps": 1e-5} | (
+        {"dtype": dtype} if axes.get("WIDE") else {}
+    )
 
 
 def _add_rms_norm_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
@@ -89,7 +94,7 @@ RMS_NORM = OpSpec(
     reference=reference_rms_norm,
     run=rms_norm,
     make_inputs=_rms_norm_inputs,
-    cases=_ROWS + ({"T": 7, "D": 80, "HEADS": 3}, {"T": 1, "D": 128, "HEADS": 33}),
+    cases=_ROWS + ({"T": 7, "D": 80, "HEADS": 3}, {"T": 1, "D": 128, "HEADS": 33}, {"T": 3, "D": 576, "WIDE": 1}),
     tolerance="elementwise",
     triton="redline.kernels.norm_triton:rms_norm",
     batch_invariant=True,

@@ -16,11 +16,11 @@ ELEMENTS_PER_PROGRAM = 4096
 ELEMENTS_PER_WARP = 1024
 
 
-def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """See norm.rms_norm."""
     heads, size = (x_TD.shape[1] if x_TD.ndim == 3 else 1), x_TD.shape[-1]
     assert x_TD.stride(-1) == 1 and (x_TD.ndim == 2 or x_TD.stride(1) == size)
-    output_TD = torch.empty(x_TD.shape, dtype=x_TD.dtype, device=x_TD.device)
+    output_TD = torch.empty(x_TD.shape, dtype=dtype or x_TD.dtype, device=x_TD.device)
     rows = x_TD.shape[0] * heads
     padded = next_power_of_two(size)
     block_rows = min(max(1, ELEMENTS_PER_PROGRAM // padded), next_power_of_two(heads))

@@ -25,5 +25,8 @@ class Ragged:
     page_table_BP: Tensor  # int32
     max_query: int
     max_context: int
+    lengths: tuple[tuple[int, int], ...] | None = None
+    """(query tokens, keys the last one sees) of every sequence, where the host knows them and they will not change: then each
+    kind of sequence gets the kernel made for it. None: one launch serves all alike, as a captured step needs it."""
     plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What the CPU path derived from the layout, kept so that one step's layers share it."""

@@ -50,7 +50,7 @@ class Form:
 
 
 def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -> Form:
-    """As measured on an H200 inside chains of layers (bench/tune_skinny.py): deep tiles, as many on their way as fit; inputs cut
+    """As measured on an H200 inside chains of layers (docs/log.md): deep tiles, as many on their way as fit; inputs cut
     where outputs alone leave half of the processors without work."""
     padded = next(size for size in PADDED_ROWS if size >= rows)
     blocks = 2 if kind == STORE_FLOAT and padded >= 128 else 1
@@ -87,8 +87,6 @@ class _BeginArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("plan", "pairs", "whole_first", "remainder")),
         *((name, ctypes.c_int) for name in ("rows", "size", "vocabulary", "heads", "slots", "capacity")),
         ("scale", ctypes.c_float),
-        ("counters", ctypes.c_void_p),
-        ("num_counters", ctypes.c_int),
     ]
 
 
@@ -99,22 +97,15 @@ def arrivals(device: torch.device) -> Tensor:
     return torch.zeros(1 << 15, dtype=torch.int32, device=device)
 
 
+def definitions(form: Form, kind: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
+    """What cuda/skinny.cu is compiled with."""
+    cut = {"ROWS": form.rows, "BLOCKS": form.blocks, "DEPTH": form.depth, "STAGES": form.stages, "CLUSTER": form.cluster}
+    return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
+
+
 @functools.cache
 def _kernel(form: Form, kind: int, scaled: bool, biased: bool, gelu: bool, device: torch.device) -> Kernel:
-    code = machine_code(
-        "skinny.cu",
-        {
-            "ROWS": form.rows,
-            "BLOCKS": form.blocks,
-            "DEPTH": form.depth,
-            "STAGES": form.stages,
-            "CLUSTER": form.cluster,
-            "KIND": kind,
-            "SCALED": int(scaled),
-            "BIASED": int(biased),
-            "GELU": int(gelu),
-        },
-    )
+    code = machine_code("skinny.cu", definitions(form, kind, scaled=scaled, biased=biased, gelu=gelu))
     with torch.cuda.device(device):
         return Kernel(code, "skinny", threads=form.threads, shared_bytes=form.stages * form.stage_bytes + 1024)
 
@@ -221,7 +212,7 @@ def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps:
 class Order:
     """The order in which attention walks a step's keys (cuda/begin.cu), on the device."""
 
-    plan_3: Tensor
+    plan_2: Tensor
     pairs_P2: Tensor
     whole_first_T: Tensor
     remainder_T: Tensor
@@ -230,11 +221,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Begun:
-    """What `begin` fills: the stream [T, D] (float32), the same as the first layer reads it, and counters to set to zero."""
+    """What `begin` fills: the stream [T, D] (float32), the same as the first layer reads it."""
 
     stream_TD: Tensor
     gained: Gained
-    counters: Tensor | None = None
 
     @classmethod
     def empty(cls, rows: int, size: int, eps: float, device: torch.device) -> Begun:
@@ -254,13 +244,12 @@ def begin(
     def integers(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
 
-    order = Order(integers(3), integers(capacity, 2), integers(rows), integers(rows), slots)
+    order = Order(integers(2), integers(capacity, 2), integers(rows), integers(rows), slots)
     filled = (begun.stream_TD, begun.gained.gained_TK, begun.gained.squares_ZT)
     arguments = _BeginArguments(
         *(tensor.data_ptr() for tensor in (tokens_T, embedding_VD, gain_D, *filled, context_T)),
-        *(tensor.data_ptr() for tensor in (order.plan_3, order.pairs_P2, order.whole_first_T, order.remainder_T)),
+        *(tensor.data_ptr() for tensor in (order.plan_2, order.pairs_P2, order.whole_first_T, order.remainder_T)),
         rows, size, embedding_VD.shape[0], kv_heads, slots, capacity, scale,
-        _pointer(begun.counters), 0 if begun.counters is None else len(begun.counters),
     )  # fmt: skip
     _begin_kernel(device).launch(rows + 1, [arguments], dependent=False)
     return order

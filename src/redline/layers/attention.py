@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from redline.kernels.attention import paged_attention
+from redline.kernels.attention import paged_attention, plan_prompts, prepare_prompts, prompt_attention
 from redline.kernels.decode_attention import decode_attention
 from redline.kernels.gemv import linear_add, norm_linear
 from redline.kernels.heads import HeadPreparation
+from redline.kernels.invariant_attention import invariant_attention
 from redline.kernels.kv_write import write_kv
+from redline.kernels.prepare import prepare_heads
 from redline.kernels.rope import rotate
 from redline.layers.batch import Batch
 from redline.layers.linear import ColumnLinear, RowLinear
@@ -29,9 +31,10 @@ class Attention:
         self._num_heads = place.ranks.part(shape.num_heads, "attention heads")
         self._num_kv_heads = place.ranks.part(shape.num_kv_heads, "key-value heads")
         self._head_size = size
-        self._scale = size**-0.5 if shape.attn_scale is None else shape.attn_scale
+        self.scale = size**-0.5 if shape.attn_scale is None else shape.attn_scale
         self._window = shape.window(layer)
         self._cos_sin_LH = cos_sin_LH
+        self._is_invariant = place.invariant
         kv_width = shape.num_kv_heads * size
         widths = {"q_proj": shape.num_heads * size, "k_proj": kv_width, "v_proj": kv_width}
         self.qkv = ColumnLinear(shape.hidden_size, widths, shape.qkv_bias, place)
@@ -39,24 +42,56 @@ class Attention:
         self.q_norm = RMSNorm(size, shape.norm_eps, shape.norm_offset, place) if shape.qk_norm else None
         self.k_norm = RMSNorm(size, shape.norm_eps, shape.norm_offset, place) if shape.qk_norm else None
 
-    def __call__(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
-        heads = self.qkv(x_TD).view(x_TD.shape[0], -1, self._head_size)
+    def __call__(
+        self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, rows_R: Tensor | None = None
+    ) -> Tensor:
+        """[T, D], or [R, D] where only the rows `rows` are wanted; keys and values of all are written."""
+        qkv_TM = self.qkv(x_TD)
+        if qkv_TM.is_cuda:
+            o_TNH = self._attend(qkv_TM, batch, k_cache_PSKH, v_cache_PSKH)
+        else:
+            o_TNH = self._attend_in_steps(qkv_TM, batch, k_cache_PSKH, v_cache_PSKH)
+        return self.out((o_TNH if rows_R is None else o_TNH.index_select(0, rows_R)).flatten(1))
+
+    def prepare(self, rows: int) -> None:
+        """Do ahead, in this thread, what a whole prompt padded to `rows` would wait for."""
+        if self._is_invariant:
+            return
+        heads, weight_NK = (self._num_heads, self._num_kv_heads, self._head_size), self.qkv.weight_NK
+        prepare_prompts(rows, heads, self.scale, weight_NK.dtype, weight_NK.device)
+
+    def _attend(self, qkv_TM: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        """[T, N, H] on a GPU: one pass over the heads, then attention by whom each sequence's is fastest."""
+        heads = (self._num_heads, self._num_kv_heads, self._head_size)
+        split = None
+        if not self._is_invariant:
+            split = plan_prompts(batch.ragged, self._window, heads, qkv_TM.dtype, qkv_TM.device)
+        tail = None if split is None else split.tail
+        parts = prepare_heads(qkv_TM, batch.positions_T, batch.slots_T, k_cache_PSKH, v_cache_PSKH, self.preparation, tail)
+        if split is None:
+            attend = invariant_attention if self._is_invariant else paged_attention
+            return attend(parts[0], k_cache_PSKH, v_cache_PSKH, batch.ragged, self.scale, self._window)
+        q_RNH, k_RKH, v_RKH = parts
+        return prompt_attention((q_RNH, k_RKH, v_RKH), split, k_cache_PSKH, v_cache_PSKH, batch.ragged, self.scale, self._window)
+
+    def _attend_in_steps(self, qkv_TM: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        """The same on a CPU."""
+        heads = qkv_TM.view(qkv_TM.shape[0], -1, self._head_size)
         q_TNH, k_TKH, v_TKH = heads.split((self._num_heads, self._num_kv_heads, self._num_kv_heads), dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q_TNH, k_TKH = self.q_norm(q_TNH), self.k_norm(k_TKH)
         rotate(q_TNH, k_TKH, batch.positions_T, self._cos_sin_LH)
         write_kv(k_TKH, v_TKH, k_cache_PSKH, v_cache_PSKH, batch.slots_T)
-        o_TNH = paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, batch.ragged, self._scale, self._window)
-        return self.out(o_TNH.flatten(1))
+        return paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, batch.ragged, self.scale, self._window)
 
     def decode(self, stream_TD: Tensor, norm: RMSNorm, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> None:
         """Add the attention of the normalised stream to it, in three kernels: one row, one rank."""
         qkv_TM = norm_linear(stream_TD, norm.weight_D, norm.eps, self.qkv.weight_NK, self.qkv.bias_N)
-        o_TNH = decode_attention(qkv_TM, k_cache_PSKH, v_cache_PSKH, batch.ragged, self._preparation, self._scale, self._window)
+        o_TNH = decode_attention(qkv_TM, k_cache_PSKH, v_cache_PSKH, batch.ragged, self.preparation, self.scale, self._window)
         linear_add(o_TNH.flatten(1), self.out.weight_NK, stream_TD, self.out.bias_N)
 
     @property
-    def _preparation(self) -> HeadPreparation:
+    def preparation(self) -> HeadPreparation:
         if self.q_norm is None or self.k_norm is None:
             return HeadPreparation(None, None, 0.0, self._cos_sin_LH)
         return HeadPreparation(self.q_norm.weight_D, self.k_norm.weight_D, self.q_norm.eps, self._cos_sin_LH)

@@ -26,6 +26,7 @@ class Batch:
     positions_T: torch.Tensor  # int64
     slots_T: torch.Tensor  # int64
     ragged: Ragged
+    rows_R: torch.Tensor | None = None  # int64: the tokens, at least one, whose final states are wanted; None: all
 
 
 @dataclass(frozen=True, slots=True)

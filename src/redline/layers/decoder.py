@@ -7,6 +7,7 @@ Shapes: T packed tokens, R rows whose logits are wanted, D model size, V vocabul
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from redline.layers.attention import Attention
 from redline.layers.batch import Batch, KVCache
 from redline.layers.embed import Embedding, Head
+from redline.layers.few_rows import FewRows, few_rows_of
 from redline.layers.norm import RMSNorm
 from redline.layers.rope import cos_sin_table
 from redline.layers.weights import Place, Slots
@@ -37,12 +39,21 @@ class FeedForward(Protocol):
 class Block(Protocol):
     """One layer: takes and gives the residual stream as (hidden, residual); their sum is its value.
 
+    With `rows` the result has those rows only: attention is computed whole, the rest for them alone.
     `decode` does the same for a step of one token, to the stream itself, in the fewest kernels; only where `fuses` says so.
     """
 
     def __call__(
-        self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
+        self,
+        hidden_TD: Tensor,
+        residual_TD: Tensor | None,
+        batch: Batch,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        rows_R: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
+
+    attention: Attention
 
     @property
     def fuses(self) -> bool: ...
@@ -61,10 +72,17 @@ class PreNormBlock:
         self.feed_forward = feed_forward
 
     def __call__(
-        self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
+        self,
+        hidden_TD: Tensor,
+        residual_TD: Tensor | None,
+        batch: Batch,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        rows_R: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         x_TD, stream_TD = self.attention_norm.add(hidden_TD, residual_TD)
-        x_TD, stream_TD = self.ffn_norm.add(self.attention(x_TD, batch, k_cache, v_cache), stream_TD)
+        x_TD = self.attention(x_TD, batch, k_cache, v_cache, rows_R)
+        x_TD, stream_TD = self.ffn_norm.add(x_TD, _rows(stream_TD, rows_R))
         return self.feed_forward(x_TD), stream_TD
 
     @property
@@ -91,11 +109,17 @@ class SandwichBlock:
         self.feed_forward = feed_forward
 
     def __call__(
-        self, hidden_TD: Tensor, residual_TD: Tensor | None, batch: Batch, k_cache: Tensor, v_cache: Tensor
+        self,
+        hidden_TD: Tensor,
+        residual_TD: Tensor | None,
+        batch: Batch,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        rows_R: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         x_TD, stream_TD = self.attention_norm.add(hidden_TD, residual_TD)
-        x_TD = self.after_attention(self.attention(x_TD, batch, k_cache, v_cache))
-        x_TD, stream_TD = self.ffn_norm.add(x_TD, stream_TD)
+        x_TD = self.after_attention(self.attention(x_TD, batch, k_cache, v_cache, rows_R))
+        x_TD, stream_TD = self.ffn_norm.add(x_TD, _rows(stream_TD, rows_R))
         return self.after_ffn(self.feed_forward(x_TD)), stream_TD
 
     @property
@@ -112,6 +136,10 @@ class SandwichBlock:
         yield from self.ffn_norm.slots(f"{prefix}.pre_feedforward_layernorm")
         yield from self.feed_forward.slots(f"{prefix}.mlp")
         yield from self.after_ffn.slots(f"{prefix}.post_feedforward_layernorm")
+
+
+def _rows(x_TD: Tensor, rows_R: Tensor | None) -> Tensor:
+    return x_TD if rows_R is None else x_TD.index_select(0, rows_R)
 
 
 def _norms(count: int, shape: ModelShape, place: Place) -> list[RMSNorm]:
@@ -137,16 +165,19 @@ class Decoder:
             for i in range(shape.num_layers)
         ]
         self.norm = RMSNorm(shape.hidden_size, shape.norm_eps, shape.norm_offset, place)
-        self._fuses = place.ranks.size == 1 and all(block.fuses for block in self.blocks)
+        self._fuses = place.ranks.size == 1 and not place.invariant and all(block.fuses for block in self.blocks)
         self.head = Head(shape.vocab_size, shape.hidden_size, place, self.embed if shape.tie_embeddings else None)
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Final hidden states of the batch's tokens, [T, D]; writes their keys and values into the cache."""
+        """Final hidden states of the batch's tokens, [T, D], or of `batch.rows_R` alone, [R, D]; writes all tokens' keys and
+        values into the cache."""
         if self.runs_fused(batch):
-            return self.decode(batch, cache)
+            return _rows(self.decode(batch, cache), batch.rows_R)
         hidden_TD, residual_TD = self.embed(batch.tokens_T), None
+        last = self.blocks[-1]
         for block, k_cache, v_cache in zip(self.blocks, cache.k, cache.v, strict=True):
-            hidden_TD, residual_TD = block(hidden_TD, residual_TD, batch, k_cache, v_cache)
+            rows_R = batch.rows_R if block is last else None
+            hidden_TD, residual_TD = block(hidden_TD, residual_TD, batch, k_cache, v_cache, rows_R)
         return self.norm.add(hidden_TD, residual_TD)[0]
 
     def runs_fused(self, batch: Batch) -> bool:
@@ -165,6 +196,21 @@ class Decoder:
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """float32 [R, V] of chosen rows of `forward`'s result."""
         return self.head(hidden_RD)
+
+    def next_logits(self, batch: Batch, cache: KVCache) -> Tensor:
+        """float32 [B, V]: what follows each sequence's one new token, for a batch in which every sequence has exactly one."""
+        if (few := self._few_rows) is not None and few.takes(batch, cache.page_size):
+            return few.logits(batch, cache)
+        return self.logits(self.forward(batch, cache))
+
+    def prepare_prompts(self, rows: int) -> None:
+        """Do ahead, in this thread, what a whole prompt padded to `rows` would wait for (kernels/attention_plan.py)."""
+        self.blocks[0].attention.prepare(rows)
+
+    @functools.cached_property
+    def _few_rows(self) -> FewRows | None:
+        blocks = [block for block in self.blocks if isinstance(block, PreNormBlock)]
+        return few_rows_of(self, blocks) if self._fuses and len(blocks) == len(self.blocks) else None
 
     def slots(self) -> Slots:
         """Every checkpoint tensor the model is made of, by its Hugging Face name."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redline.kernels.gemv import project
+from redline.kernels.invariant import invariant_linear
 from redline.layers.linear import linear
 from redline.layers.weights import Place, Slot, Slots
 
@@ -20,11 +21,11 @@ class Embedding:
 
     def __init__(self, vocab_size: int, hidden_size: int, scale: float, place: Place):
         self.weight_VD = place.empty(vocab_size, hidden_size)
-        self._scale = torch.tensor(scale, dtype=place.dtype).item()
+        self.scale = torch.tensor(scale, dtype=place.dtype).item()
 
     def __call__(self, tokens_T: Tensor) -> Tensor:
         hidden_TD = F.embedding(tokens_T, self.weight_VD)
-        return hidden_TD if self._scale == 1.0 else hidden_TD.mul_(self._scale)
+        return hidden_TD if self.scale == 1.0 else hidden_TD.mul_(self.scale)
 
     def slots(self, prefix: str) -> Slots:
         yield f"{prefix}.weight", Slot(self.weight_VD, tuple(self.weight_VD.shape))
@@ -36,9 +37,12 @@ class Head:
     def __init__(self, vocab_size: int, hidden_size: int, place: Place, tied: Embedding | None):
         self.weight_VD = tied.weight_VD if tied is not None else place.empty(vocab_size, hidden_size)
         self._is_tied = tied is not None
+        self._is_invariant = place.invariant
 
     def __call__(self, hidden_RD: Tensor) -> Tensor:
         """float32 [R, V], computed in the model's type."""
+        if self._is_invariant:
+            return invariant_linear(hidden_RD, self.weight_VD, dtype=torch.float32)
         if hidden_RD.is_cuda and len(hidden_RD) == 1:
             return project(hidden_RD, self.weight_VD)
         return linear(hidden_RD, self.weight_VD).float()

@@ -26,14 +26,12 @@ from redline.layers.mlp import Mlp
 
 if TYPE_CHECKING:
     from redline.kernels.skinny_cuda import Order
-    from redline.kernels.step_cuda import Step
     from redline.layers.attention import Attention
     from redline.layers.decoder import Decoder, PreNormBlock
 
 MOST_ROWS = 64
 """With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
 
-ONE_LAUNCH = False
 MOST_GROUP = 16
 """Query heads of a key-value head: the rows of one matrix instruction."""
 
@@ -88,7 +86,6 @@ class FewRows:
 
     def __init__(self, decoder: Decoder, blocks: Sequence[PreNormBlock]) -> None:
         self._decoder, self._blocks = decoder, blocks
-        self._steps: dict[tuple[int, int], Step] = {}
         self._norms = [norm for block in blocks for norm in (block.attention_norm, block.ffn_norm)] + [decoder.norm]
 
     def takes(self, batch: Batch, page_size: int) -> bool:
@@ -98,49 +95,15 @@ class FewRows:
 
     def logits(self, batch: Batch, cache: KVCache) -> Tensor:
         """float32 [B, V]; writes the new tokens' keys and values into the cache."""
-        from redline.kernels import skinny_cuda, step_cuda
+        from redline.kernels import skinny_cuda
 
         decoder, norm, rows = self._decoder, self._norms[0], len(batch.tokens_T)
         embed, shape = decoder.embed, decoder.shape
-        if ONE_LAUNCH and rows <= step_cuda.MOST_ROWS and self._fits_one_launch:
-            step, scale = self._step(rows, cache), self._blocks[0].attention.scale
-            return step.logits(batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, batch.ragged, scale)
         begun = skinny_cuda.Begun.empty(rows, shape.hidden_size, norm.eps, batch.tokens_T.device)
         order = skinny_cuda.begin(
             batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, batch.ragged.context_B, shape.num_kv_heads, begun
         )
         return self._chain(begun.stream_TD, begun.gained, _Attend(batch, cache, order))
-
-    @functools.cached_property
-    def _fits_one_launch(self) -> bool:
-        from redline.kernels import step_cuda
-
-        shape = self._decoder.shape
-        inputs = min(shape.hidden_size, shape.intermediate_size, shape.num_heads * shape.head_size)
-        return inputs >= step_cuda.LEAST_INPUTS and shape.head_size <= step_cuda.MOST_HEAD
-
-    def _step(self, rows: int, cache: KVCache) -> Step:
-        """Kept by the number of rows: its buffers must not move under a captured graph."""
-        from redline.kernels.step_cuda import LayerParts, Step
-
-        key = rows, cache.k[0].data_ptr()
-        if key not in self._steps:
-            parts = []
-            for layer, block in enumerate(self._blocks):
-                attention, mlp = block.attention, block.feed_forward
-                assert isinstance(mlp, Mlp)
-                after = self._norms[2 * layer + 1].weight_D, self._norms[2 * layer + 2].weight_D
-                parts.append(
-                    LayerParts(
-                        *(attention.qkv.weight_NK, attention.qkv.bias_N, attention.out.weight_NK, attention.out.bias_N),
-                        *(mlp.gate_up.weight_NK, mlp.down.weight_NK, mlp.down.bias_N),
-                        *(*after, attention.preparation, cache.k[layer], cache.v[layer]),
-                    )
-                )
-            first = self._blocks[0].feed_forward
-            assert isinstance(first, Mlp)
-            self._steps[key] = Step(rows, self._norms[0].eps, self._decoder.head.weight_VD, first.is_gelu, parts)
-        return self._steps[key]
 
     def _chain(self, stream_BD: Tensor, gained: skinny.Gained, attend: _Attend) -> Tensor:
         for layer, block in enumerate(self._blocks):

@@ -1,7 +1,7 @@
 """Linear layers, cut over ranks by columns of the output (`ColumnLinear`) or of the input (`RowLinear`).
 
 What reads the same input is one matrix: q, k and v, or gate and up, so a step makes one product where a checkpoint has
-three tensors. Knows nothing of attention or experts. Open `ColumnLinear` first.
+three tensors. Knows nothing of attention or experts. Open `ColumnLinear` first; how its product is made is `product`'s choice.
 Shapes: T tokens, N output features, K input features of this rank.
 """
 
@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redline import log
+from redline.kernels.invariant import invariant_linear
 from redline.layers.weights import Place, Slot, Slots
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""`linear`, or what has its meaning."""
+
+
+def product(place: Place) -> Product:
+    """How a layer at `place` multiplies: as fast as the number of rows allows, or alike for every number of rows."""
+    return invariant_linear if place.invariant else linear
 
 
 def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -60,13 +69,14 @@ class ColumnLinear:
         """`parts`: the checkpoint's name of each projection and its number of outputs on all ranks together."""
         self._parts = {name: (size, place.ranks.part(size, f"outputs of {name}")) for name, size in parts.items()}
         self._rank = place.ranks.rank
+        self._product = product(place)
         own = sum(mine for _, mine in self._parts.values())
         self.weight_NK = place.empty(own, in_size)
         self.bias_N = place.empty(own) if bias else None
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         """[T, N]: this rank's outputs, projection after projection."""
-        return linear(x_TK, self.weight_NK, self.bias_N)
+        return self._product(x_TK, self.weight_NK, self.bias_N)
 
     def slots(self, prefix: str) -> Slots:
         begin = 0
@@ -85,13 +95,14 @@ class RowLinear:
     def __init__(self, in_size: int, out_size: int, bias: bool, place: Place):
         self._in_size = in_size
         self._ranks = place.ranks
+        self._product = product(place)
         self.weight_NK = place.empty(out_size, place.ranks.part(in_size, "inputs"))
         self.bias_N = place.empty(out_size) if bias else None
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         """[T, N], the same on every rank."""
         bias_N = self.bias_N if self._ranks.rank == 0 else None  # it must be added once
-        return self._ranks.all_reduce(linear(x_TK, self.weight_NK, bias_N))
+        return self._ranks.all_reduce(self._product(x_TK, self.weight_NK, bias_N))
 
     def slots(self, prefix: str) -> Slots:
         out_size, mine = self.weight_NK.shape

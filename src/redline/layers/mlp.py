@@ -36,10 +36,14 @@ class Mlp:
         """Whether `decode` can be used: the fused gate takes no bias."""
         return self.gate_up.bias_N is None
 
+    @property
+    def is_gelu(self) -> bool:
+        """Whether the gate is GELU's tanh form rather than SiLU."""
+        return self._activate is gelu_tanh_mul
+
     def decode(self, stream_TD: Tensor, norm: RMSNorm) -> None:
         """Add the feed-forward of the normalised stream to it, in two kernels: one row, one rank."""
-        gelu = self._activate is gelu_tanh_mul
-        inner_TF = norm_gated(stream_TD, norm.weight_D, norm.eps, self.gate_up.weight_NK, gelu)
+        inner_TF = norm_gated(stream_TD, norm.weight_D, norm.eps, self.gate_up.weight_NK, self.is_gelu)
         linear_add(inner_TF, self.down.weight_NK, stream_TD, self.down.bias_N)
 
     def slots(self, prefix: str) -> Slots:

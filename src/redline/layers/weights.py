@@ -19,11 +19,15 @@ Slots = Iterator[tuple[str, "Slot"]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The type and device of a model's weights, and this device's rank among those that share it."""
+    """The type and device of a model's weights, and this device's rank among those that share it.
+
+    `invariant`: what is made here computes a token alike, bit for bit, whatever shares the step with it.
+    """
 
     dtype: torch.dtype
     device: torch.device
     ranks: Ranks
+    invariant: bool = False
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Uninitialised memory for a parameter; float32 where the model's own type is not wanted."""

@@ -7,7 +7,8 @@ expected shape, and nothing may be missing. Knows nothing of file formats or of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -15,6 +16,7 @@ from redline.checkpoint.base import Checkpoint
 from redline.checkpoint.packed import Packed
 from redline.errors import CheckpointError
 from redline.layers.weights import Slot
+from redline.models import stream
 from redline.models.registry import Model, family_of
 from redline.quant import unpack, unpack_into
 
@@ -24,13 +26,32 @@ def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None]
     """Fill every weight of `model` from `checkpoint.arrays()`. `progress` is told the share that is done, 0 to 1;
     `seed` is that of random weights.
 
-    Raises CheckpointError naming a tensor that is missing, left over, there twice or of another shape.
+    On a GPU files are streamed (`stream.py`), and everything has arrived when this returns. Raises CheckpointError naming a
+    tensor that is missing, left over, there twice or of another shape.
     """
     slots = dict(model.slots())
+    total = sum(slot.target.numel() for slot in slots.values())
+    device = next(iter(slots.values())).target.device
+    done = 0
+
+    def came(weights: int) -> None:
+        nonlocal done
+        done += weights
+        if progress is not None:
+            progress(done / total)
+
+    matched = _matched(model, checkpoint, slots)
+    if device.type == "cuda":
+        matched = iter(_streamed(list(matched), device, came))
+    for slot, packed in matched:
+        _fill(slot, packed, seed)
+        came(slot.target.numel())
+
+
+def _matched(model: Model, checkpoint: Checkpoint, slots: dict[str, Slot]) -> Iterator[tuple[Slot, Packed]]:
+    """Every tensor that the model wants with its slot, in the checkpoint's order; refuses what does not match."""
     family = family_of(model.shape)
     missing = dict.fromkeys(slots)
-    total = sum(slot.target.numel() for slot in slots.values())
-    done = 0
     for packed in checkpoint.arrays():
         name = family.name(packed.name)
         slot = slots.get(name)
@@ -43,22 +64,32 @@ def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None]
         if name not in missing:
             raise CheckpointError(f"{checkpoint.name} holds the tensor {packed.name} twice")
         del missing[name]
-        _fill(slot, packed, checkpoint.name, seed)
-        done += slot.target.numel()
-        if progress is not None:
-            progress(done / total)
+        if tuple(packed.shape) != slot.shape:
+            raise CheckpointError(
+                f"tensor {packed.name} of {checkpoint.name} has the shape {tuple(packed.shape)}, the model needs {slot.shape}",
+                hint="the file and its config do not belong together",
+            )
+        yield slot, packed
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{checkpoint.name} lacks the tensor {next(iter(missing))}{more}")
 
 
-def _fill(slot: Slot, packed: Packed, source: str, seed: int) -> None:
-    if tuple(packed.shape) != slot.shape:
-        raise CheckpointError(
-            f"tensor {packed.name} of {source} has the shape {tuple(packed.shape)}, the model needs {slot.shape}",
-            hint="the file and its config do not belong together",
-        )
-    if tuple(slot.target.shape) == slot.shape:
+def _streamed(matched: list[tuple[Slot, Packed]], device: torch.device, came: Callable[[int], None]) -> list[tuple[Slot, Packed]]:
+    """Fill what lies in files; the rest, which is made on the device, is returned."""
+    made = [(slot, packed) for slot, packed in matched if packed.format == "random"]
+    stored = [(slot, packed) for slot, packed in matched if packed.format != "random"]
+    if stored:
+        tensors = [(slot, packed) for slot, packed in stored if stream.can_stream(slot, packed)]
+        others = [(slot, packed) for slot, packed in stored if not stream.can_stream(slot, packed)]
+        jobs = [(slot.target.numel(), functools.partial(_fill, slot, packed, 0)) for slot, packed in others]
+        stream.fill(tensors, jobs, device, came)
+        torch.cuda.empty_cache()  # the lanes' scratch, which belongs to streams that nobody uses any more
+    return made
+
+
+def _fill(slot: Slot, packed: Packed, seed: int) -> None:
+    if tuple(slot.target.shape) == slot.shape and slot.target.is_contiguous():
         unpack_into(packed, slot.target, seed=seed)
     else:
         slot.target.copy_(slot.part(unpack(packed, slot.target.dtype, slot.target.device, seed=seed)))

@@ -36,12 +36,21 @@ def family_of(shape: ModelShape) -> Family:
 
 
 def build(
-    shape: ModelShape, dtype: torch.dtype, device: torch.device | str, *, max_len: int, ranks: Ranks | None = None
+    shape: ModelShape,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    max_len: int,
+    ranks: Ranks | None = None,
+    invariant: bool = False,
 ) -> Model:
     """A model of `shape` with uninitialised weights of `dtype` on `device`.
 
     `max_len` is the longest context in tokens that it will see: the length of its rotary table. Without `ranks` the
-    device holds the whole model. Raises UnsupportedModel, or ConfigError where a dimension cannot be shared by the ranks.
+    device holds the whole model. `invariant`: a token's logits do not depend, bit for bit, on what shares its step; on a GPU
+    only, and not of sparse models. Raises UnsupportedModel, or ConfigError where a dimension cannot be shared by the ranks.
     """
     family = family_of(shape)
-    return Model(shape, family.block, family.feed_forward, max_len, Place(dtype, torch.device(device), ranks or Ranks.single()))
+    assert not (invariant and shape.moe), "plan.resolve refuses a sparse model that is to be batch invariant"
+    place = Place(dtype, torch.device(device), ranks or Ranks.single(), invariant)
+    return Model(shape, family.block, family.feed_forward, max_len, place)

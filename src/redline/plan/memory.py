@@ -19,6 +19,10 @@ _BYTES_PER_LOGIT = 32
 PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where prompt_logprobs are asked for
 _ROTARY_BYTES = 4  # cosine and sine tables are float32
 _TOKEN_BYTES = 4
+MOST_GRAPHS = 128  # steps that may be captured
+PROMPT_TOKENS = 512  # of one sequence, in a captured step
+_BYTES_PER_GRAPH = 4 * MEBI  # what the driver keeps of one: some hundred kernels with their arguments
+_GRAPH_BYTES_PER_LOGIT = 24  # in the graphs' pool, in the run before a capture, and where logits are handed out
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Limits:
     max_model_len: int
     prefix_caching: bool = True
     num_pages: int | None = None
+    graphs: bool = False  # decode steps are captured
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def workspace_bytes(shape: ModelShape, dtype_bytes: int, limits: Limits) -> int:
 
     Activations: the widest layer's arrays of all tokens of a step, twice (a stage's input and output live together).
     Logits: of max_num_seqs rows, or of a block of scored prompt tokens, at one time. Token table: every sequence's
-    tokens, on the device.
+    tokens, on the device. Graphs have memory of their own, for all sizes together: those of the largest step, of one token a sequence or of a short prompt.
     """
     query, kv = shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
     attention_width = 3 * shape.hidden_size + 2 * query + 2 * kv
@@ -86,12 +91,17 @@ def workspace_bytes(shape: ModelShape, dtype_bytes: int, limits: Limits) -> int:
         ffn_width = 3 * shape.hidden_size + 3 * shape.intermediate_size
     else:
         ffn_width = 3 * shape.hidden_size + shape.moe.experts_per_token * (3 * shape.moe.intermediate_size + shape.hidden_size)
-    activations = 2 * limits.max_num_batched_tokens * max(attention_width, ffn_width) * dtype_bytes
+    per_token = 2 * max(attention_width, ffn_width) * dtype_bytes
+    activations = limits.max_num_batched_tokens * per_token
     logits = max(limits.max_num_seqs, PROMPT_SCORE_ROWS) * shape.vocab_size * _BYTES_PER_LOGIT
     tables = 1 if shape.rope_local is None else 2
     rotary = tables * limits.max_model_len * shape.head_size * _ROTARY_BYTES
     tokens = limits.max_num_seqs * (limits.max_model_len + 1) * _TOKEN_BYTES
-    return activations + logits + rotary + tokens
+    graphs = 0
+    if limits.graphs:
+        steps = 2 * per_token * max(limits.max_num_seqs, PROMPT_TOKENS)
+        graphs = steps + limits.max_num_seqs * shape.vocab_size * _GRAPH_BYTES_PER_LOGIT + MOST_GRAPHS * _BYTES_PER_GRAPH
+    return activations + logits + rotary + tokens + graphs
 
 
 def pages_for(tokens: int, page_size: int) -> int:

@@ -15,6 +15,7 @@ from redline.config import AUTO, EngineConfig
 from redline.errors import ConfigError, DoesNotFit
 from redline.hardware.machine import Gpu, Machine
 from redline.hardware.specs import architecture
+from redline.plan import determinism
 from redline.plan.memory import GIBI, MEBI, Budget, Limits, MemoryPlan, longest_context, page_bytes, pages_for, plan_memory, size
 from redline.shapes import ModelShape
 
@@ -81,6 +82,7 @@ def resolve(
     device = pick("device", config.device.device, choose_device(machine))
     gpu = _gpu(device, machine)
     device = gpu.device if gpu else "cpu"
+    determinism.check(config.device.determinism, shape, on_cpu=gpu is None)
     dtype = pick("dtype", config.model.dtype, choose_dtype(machine, gpu, stored_dtype=stored_dtype, family=shape.family))
     sizes = choose_sizes(gpu)
     page_size = pick("page_size", config.cache.page_size, (sizes.page_size, sizes.why))
@@ -89,7 +91,9 @@ def resolve(
     threads = pick("num_threads", config.device.num_threads, (machine.cpu.cores, "one per core that may be used"))
 
     budget, budget_reason = _budget(config, machine, gpu, free_bytes)
-    limits = Limits(num_seqs, num_tokens, shape.max_position, config.cache.enable_prefix_caching, config.cache.num_pages)
+    budget = dataclasses.replace(budget, total_bytes=budget.total_bytes - determinism.scratch_bytes(config.device.determinism))
+    graphs = gpu is not None and not config.device.enforce_eager and shape.moe is None
+    limits = Limits(num_seqs, num_tokens, shape.max_position, config.cache.enable_prefix_caching, config.cache.num_pages, graphs)
     element = DTYPE_BYTES[dtype]
     given = config.model.max_model_len
     if given is None:
@@ -102,6 +106,7 @@ def resolve(
         reasons["num_pages"] = f"{size(memory.kv_bytes)} of KV pages: {budget_reason}"
 
     notes = _notes(config, shape, dtype, length, reasons, on_cpu=gpu is None)
+    notes += determinism.notes(config.device.determinism, shape, gpu, dtype)
     resolved = EngineConfig(
         model=dataclasses.replace(config.model, dtype=dtype, max_model_len=length),
         cache=dataclasses.replace(

@@ -12,7 +12,7 @@ Letters in formulas: D model size, N query heads, K kv heads, H head size, F ffn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ from redline.hardware.ceilings import Ceilings
 from redline.ops import visible_keys, visible_pairs
 from redline.shapes import ModelShape
 
+_KV_STAGES = frozenset(("kv_write", "attention", "attention_sliding"))
 NORM_BYTES = 4  # norm weights are kept in float32 whatever the model's type
 
 
@@ -43,18 +44,15 @@ class StepWork:
     @classmethod
     def of(cls, spans: Iterable[tuple[int, int]], *, logit_rows: int, window: int = 0) -> StepWork:
         """The work of sequences given as (start, count); `window` is the model's sliding window, 0 for none."""
-        tokens = sequences = reads = pairs = window_reads = window_pairs = 0
-        for start, count in spans:
-            tokens += count
-            sequences += 1
-            reads += start + count
-            pairs += count * start + count * (count + 1) // 2
-            if window:
-                window_reads += visible_keys(count, start + count, window)
-                window_pairs += visible_pairs(count, start + count, window)
+        each = spans if isinstance(spans, list) else list(spans)
+        tokens = sum([count for _, count in each])
+        reads = tokens + sum([start for start, _ in each])
+        pairs = reads if tokens == len(each) else sum([count * start + count * (count + 1) // 2 for start, count in each])
         if not window:
-            return cls(tokens, sequences, logit_rows, reads, pairs)
-        return cls(tokens, sequences, logit_rows, reads, pairs, window_reads, window_pairs)
+            return cls(tokens, len(each), logit_rows, reads, pairs)
+        window_reads = sum([visible_keys(count, start + count, window) for start, count in each])
+        window_pairs = sum([visible_pairs(count, start + count, window) for start, count in each])
+        return cls(tokens, len(each), logit_rows, reads, pairs, window_reads, window_pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +101,29 @@ def cost(shape: ModelShape, weight_bytes: float, kv_bytes: float, work: StepWork
     A matrix product of n tokens with a [N, K] weight is 2nNK FLOPs; attention is 4NH FLOPs per visible (query, key)
     pair and layer (scores and weighted sum). Of a sparse layer the weights of E(1 - (1 - k/E)^n) experts are read,
     the expected number of distinct ones if n tokens choose k of E independently and evenly. The head is read only if
-    a token samples, the input embedding only where it is looked up. Takes some 20 microseconds, so every step can be counted.
+    a token samples, the input embedding only where it is looked up. Takes some microseconds, so every step can be counted.
     """
+    fixed, flops_linear, weights = _fixed(shape, weight_bytes, work.tokens, work.logit_rows)
+    kv_element_bytes = 2 * shape.num_kv_heads * shape.head_size * kv_bytes  # one token's K and V in one layer
+    kv_write = work.tokens * shape.num_layers * kv_element_bytes
+    attention = _attention(shape, kv_element_bytes, work)
+    return Cost(
+        weight_bytes=weights,
+        kv_read_bytes=sum([stage.bytes for stage in attention]),
+        kv_write_bytes=kv_write,
+        flops_linear=flops_linear,
+        flops_attention=sum([stage.flops for stage in attention]),
+        stages=(*fixed, Stage("kv_write", kv_write, 0.0), *attention),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _fixed(shape: ModelShape, weight_bytes: float, tokens: int, logit_rows: int) -> tuple[tuple[Stage, ...], float, float]:
+    """What does not depend on the context: the stages, their FLOPs and their bytes."""
     stages: list[Stage] = []
     flops_linear = 0.0
     for part in _matrices(shape):
-        rows = work.logit_rows if part.name == "lm_head" else work.tokens
+        rows = logit_rows if part.name == "lm_head" else tokens
         if rows == 0:
             continue
         touched = 1 - (1 - part.chosen / part.experts) ** rows if part.experts else 1.0
@@ -116,21 +131,8 @@ def cost(shape: ModelShape, weight_bytes: float, kv_bytes: float, work: StepWork
         flops_linear += flops
         stages.append(Stage(part.name, part.weights * touched * weight_bytes, flops))
     stages.append(Stage("norms", norm_weights(shape) * NORM_BYTES, 0.0))
-    stages.append(Stage("embedding", work.tokens * shape.hidden_size * weight_bytes, 0.0))
-    weights = sum(stage.bytes for stage in stages)
-
-    kv_element_bytes = 2 * shape.num_kv_heads * shape.head_size * kv_bytes  # one token's K and V in one layer
-    kv_write = work.tokens * shape.num_layers * kv_element_bytes
-    stages.append(Stage("kv_write", kv_write, 0.0))
-    attention = list(_attention(shape, kv_element_bytes, work))
-    return Cost(
-        weight_bytes=weights,
-        kv_read_bytes=sum(stage.bytes for stage in attention),
-        kv_write_bytes=kv_write,
-        flops_linear=flops_linear,
-        flops_attention=sum(stage.flops for stage in attention),
-        stages=(*stages, *attention),
-    )
+    stages.append(Stage("embedding", tokens * shape.hidden_size * weight_bytes, 0.0))
+    return tuple(stages), flops_linear, sum(stage.bytes for stage in stages)
 
 
 def limit_s(cost: Cost, ceilings: Ceilings, dtype: str) -> float:
@@ -138,23 +140,50 @@ def limit_s(cost: Cost, ceilings: Ceilings, dtype: str) -> float:
 
     Where the matrix rate of `dtype` was not measured only the bytes count, which gives a smaller, still true limit.
     """
+    weights, kv = limit_parts(cost, ceilings, dtype)
+    return weights + kv
+
+
+def limit_parts(cost: Cost, ceilings: Ceilings, dtype: str) -> tuple[float, float]:
+    """`limit_s` in two: the stages that read weights, and those of attention."""
     seconds_per_byte = 1 / ceilings.read_bytes_per_s
     rate = ceilings.matmul_flops.get(dtype)
     seconds_per_flop = 1 / rate if rate else 0.0
-    return sum(max(stage.bytes * seconds_per_byte, stage.flops * seconds_per_flop) for stage in cost.stages)
+    weights = kv = 0.0
+    for stage in cost.stages:
+        seconds = max(stage.bytes * seconds_per_byte, stage.flops * seconds_per_flop)
+        if stage.name in _KV_STAGES:
+            kv += seconds
+        else:
+            weights += seconds
+    return weights, kv
 
 
-def _attention(shape: ModelShape, kv_element_bytes: float, work: StepWork) -> Iterator[Stage]:
+def prompt_seconds(shape: ModelShape, flops_per_s: float) -> tuple[float, float]:
+    """Seconds that a prompt token takes at a matrix rate, and those of each pair of it and a token that it sees.
+
+    For long chunks, whose weights are read once for thousands of tokens. Layers with a sliding window see few, and the head
+    is asked for few tokens: neither counts.
+    """
+    weights = sum(part.multiplied for part in _matrices(shape) if part.name != "lm_head")
+    pair = 4.0 * (shape.num_layers - _sliding_layers(shape)) * shape.num_heads * shape.head_size
+    return 2.0 * weights / flops_per_s, pair / flops_per_s
+
+
+def _attention(shape: ModelShape, kv_element_bytes: float, work: StepWork) -> list[Stage]:
     """One stage for the layers that see all, one for those that slide."""
     sliding = _sliding_layers(shape)
     window_reads = work.context_reads if work.window_reads is None else work.window_reads
     window_pairs = work.score_pairs if work.window_pairs is None else work.window_pairs
-    for name, layers, reads, pairs in (
-        ("attention", shape.num_layers - sliding, work.context_reads, work.score_pairs),
-        ("attention_sliding", sliding, window_reads, window_pairs),
-    ):
-        if layers:
-            yield Stage(name, layers * reads * kv_element_bytes, 4.0 * layers * shape.num_heads * shape.head_size * pairs)
+    pair_flops = 4.0 * shape.num_heads * shape.head_size
+    return [
+        Stage(name, layers * reads * kv_element_bytes, layers * pair_flops * pairs)
+        for name, layers, reads, pairs in (
+            ("attention", shape.num_layers - sliding, work.context_reads, work.score_pairs),
+            ("attention_sliding", sliding, window_reads, window_pairs),
+        )
+        if layers
+    ]
 
 
 def weight_count(shape: ModelShape) -> int:

@@ -24,6 +24,8 @@ from redline.quant.blocks import DECODERS
 _CPU_PIECE = 1 << 15
 _GPU_PIECE = 1 << 24
 
+_PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
 _RANDOM_STD = 0.02
 _RANDOM_NORM_STD = 0.1
 
@@ -51,18 +53,23 @@ def unpack_into(packed: Packed, out: Tensor, *, seed: int = 0) -> None:
     for piece in _pieces(packed.data, format, _CPU_PIECE if out.device.type == "cpu" else _GPU_PIECE):
         raw = torch.from_numpy(piece).to(out.device)
         weights = piece.nbytes // format.block_bytes * format.block
-        _decode(raw, format, flat[done : done + weights])
+        decode(raw, format, flat[done : done + weights])
         done += weights
     assert done == out.numel(), f"{packed.name}: {done} weights for {packed.shape}"
 
 
-def _decode(raw: Tensor, format: Format, out: Tensor) -> None:
-    """Write the weights of a piece (flat, its own memory) to `out` (flat)."""
-    if format.name == "bf16":
-        out.copy_(raw.view(torch.bfloat16))
-        return
-    if format.plain:
-        out.copy_(raw)
+def plain_dtype(format: Format) -> torch.dtype | None:
+    """The type of a plain format's elements, which need no decoding; None for block formats."""
+    return _PLAIN.get(format.name)
+
+
+def decode(raw: Tensor, format: Format, out: Tensor) -> None:
+    """Write the weights whose bytes are `raw` (flat, whole blocks, aligned to elements) to `out` (flat, contiguous).
+
+    Both lie on one device, and nothing waits for it. Raises UnsupportedModel for a format that has no decoder.
+    """
+    if dtype := plain_dtype(format):
+        out.copy_(raw.view(dtype))
         return
     decoder = DECODERS.get(format.name)
     if decoder is None:

@@ -37,7 +37,7 @@ class FakeLLM:
 
     @property
     def info(self):
-        return types.SimpleNamespace(defaults={"temperature": 0.2, "top_k": 7})
+        return types.SimpleNamespace(defaults={"temperature": 0.2, "top_k": 7}, file_bytes=0)
 
     @property
     def checkpoint(self):
@@ -94,7 +94,10 @@ def test_raw_text_or_a_model_without_a_template_continues_the_prompt(llm):
 def test_json_is_one_document_and_nothing_else(llm):
     result = run(generate.command, "m", "-", "--json", stdin="from a pipe")
     assert result.stderr == ""
-    assert json.loads(result.stdout) == {
+    document = json.loads(result.stdout)
+    start = document.pop("start")
+    assert "importing torch" in start["stages"] and start["file_bytes"] == 0
+    assert document == {
         "text": "heard 1",
         "finish": "stop",
         "choices": [{"index": 0, "text": "heard 1", "finish": "stop"}],

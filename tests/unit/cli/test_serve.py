@@ -28,6 +28,8 @@ INFO = EngineInfo(
     weight_bytes=1 << 30,
     kv_bytes=1 << 29,
     start_s=1.25,
+    start_stages={"Python": 0.01, "importing torch": 0.75, "loading weights": 0.25, "warming up": 0.2},
+    file_bytes=1_000_000_000,
     predicted={"decode_limit_tokens_per_s": 79.6},
 )
 
@@ -65,7 +67,7 @@ def test_one_ready_block_with_a_line_to_paste(server):
         "  pages    300 of 16 tokens",
         "  memory   1.00 GiB weights, 0.50 GiB KV pages",
         "  speed    at most 80 tokens/s for one request: this machine's limit",
-        "  ready    after 1.2 s",
+        "  ready    after 1.2 s: importing torch 0.8 s, loading weights 0.2 s (4.0 GB/s), warming up 0.2 s",
         "  try      curl http://127.0.0.1:1234/v1/chat/completions -H 'content-type: application/json' "
         '-d \'{"messages": [{"role": "user", "content": "Hello"}]}\'',
     ]

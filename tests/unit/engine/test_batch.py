@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from redline.engine.batch import NEVER, BatchFiller, choice_seed, logit_changes
+from redline.engine.batch import NEVER, BatchFiller, logit_changes
+from redline.engine.draft import Entry, Plan
 from redline.engine.request import Sequence
-from redline.engine.scheduler import Entry, Plan
+from redline.engine.rows import choice_seed
 from redline.types import Request, SamplingParams
 
 PAGE = 4
@@ -42,12 +43,14 @@ def test_positions_slots_and_uploads_of_a_decode_beside_a_chunk(filler: BatchFil
     """Row 2 decodes its token 5 in the second of its pages, row 0 computes tokens 2 to 7 of a prompt that has more."""
     decode, chunk = sequence(5, [99]), sequence(12)
     inputs = filler.fill(plan(entry(decode, 2, 5, 1, [7, 3]), entry(chunk, 0, 2, 6, [5, 1]), copies=[(8, 5)]))
-    assert inputs.table_rows_T.tolist() == [2] + [0] * 6
-    assert inputs.positions_T.tolist() == [5, 2, 3, 4, 5, 6, 7]
-    assert inputs.slots_T.tolist() == [3 * PAGE + 1, 22, 23, 4, 5, 6, 7]
-    assert inputs.ragged.query_start_B1.tolist() == [0, 1, 7] and inputs.ragged.context_B.tolist() == [6, 8]
-    assert inputs.ragged.page_table_BP.tolist() == [[7, 3], [5, 1]]
-    assert (inputs.ragged.max_query, inputs.ragged.max_context) == (6, 8)
+    packed = inputs.packed
+    assert packed is not None and inputs.replay is None
+    assert packed.table_rows_T.tolist() == [2] + [0] * 6
+    assert packed.positions_T.tolist() == [5, 2, 3, 4, 5, 6, 7]
+    assert packed.slots_T.tolist() == [3 * PAGE + 1, 22, 23, 4, 5, 6, 7]
+    assert packed.ragged.query_start_B1.tolist() == [0, 1, 7] and packed.ragged.context_B.tolist() == [6, 8]
+    assert packed.ragged.page_table_BP.tolist() == [[7, 3], [5, 1]]
+    assert (packed.ragged.max_query, packed.ragged.max_context) == (6, 8)
     assert inputs.upload_tokens_U is not None and inputs.upload_rows_U is not None and inputs.upload_columns_U is not None
     assert inputs.upload_tokens_U.tolist() == [*range(10, 15), 99, *range(10, 22)]
     assert inputs.upload_rows_U.tolist() == [2] * 6 + [0] * 12
@@ -60,11 +63,13 @@ def test_positions_slots_and_uploads_of_a_decode_beside_a_chunk(filler: BatchFil
 
 def test_a_step_keeps_its_page_table_when_a_later_one_changes_the_row(filler: BatchFiller) -> None:
     one = sequence(4, [9])
-    first = filler.fill(plan(entry(one, 1, 3, 1, [5, 6])))
-    second = filler.fill(plan(entry(one, 1, 4, 1, [5, 0], fresh=False, first_new=1)))
+    inputs = filler.fill(plan(entry(one, 1, 3, 1, [5, 6])))
+    later = filler.fill(plan(entry(one, 1, 4, 1, [5, 0], fresh=False, first_new=1)))
+    first, second = inputs.packed, later.packed
+    assert first is not None and second is not None
     assert first.ragged.page_table_BP.tolist() == [[5]] and second.ragged.page_table_BP.tolist() == [[5, 0]]
     assert first.slots_T.tolist() == [5 * PAGE + 3] and second.slots_T.tolist() == [0]
-    assert second.upload_tokens_U is None and second.copy_source is None
+    assert later.upload_tokens_U is None and later.copy_source is None and later.patch_places is None
 
 
 def test_flags_look_at_rows_that_draw(filler: BatchFiller) -> None:

@@ -1,10 +1,26 @@
-"""The loop on a real small model: what a request leaves behind when it ends at an awkward moment."""
+"""The loop on a real small model and on a stub: what a request leaves behind when it ends at an awkward moment, what becomes
+of a step that fails, and how tokens are told."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from redline import SamplingParams
 from redline.config import EngineConfig
+from redline.engine.admission import Limits
 from redline.engine.build import build
+from redline.engine.draft import Plan
+from redline.engine.loop import MIXED_STEP_S, Loop
+from redline.engine.pages import PagePool
+from redline.engine.prefix import PrefixCache
+from redline.engine.runner import Launched, StepResult
+from redline.engine.scheduler import Scheduler
+from redline.engine.stats import Accounts
+from redline.hardware.ceilings import Ceilings
+from redline.plan.receipt import Meter
+from redline.shapes import known
 from redline.types import Request
 
 
@@ -22,3 +38,102 @@ def test_prompt_scores_of_a_request_that_ends_while_its_prompt_is_computed_are_d
         assert loop._prompt_scores == {}
     finally:
         engine.close()
+
+
+class StubRunner:
+    """A device on which every token is 7, until `error` is set."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.relieved = 0
+
+    def launch(self, plan: Plan, *, follows: bool = False) -> Launched:
+        error, result = self.error, StepResult([7] * plan.num_samples, None, [], 0.001, 0.0)
+
+        def wait() -> StepResult:
+            if error is not None:
+                raise error
+            return result
+
+        return Launched(plan, wait)
+
+    def relieve(self, error: BaseException) -> bool:
+        self.relieved += isinstance(error, MemoryError)
+        return isinstance(error, MemoryError)
+
+    def counters(self) -> dict[str, float]:
+        return {"graphs_captured": 3.0}
+
+
+def stub_loop(ceilings: Ceilings | None = None) -> tuple[Loop, Any]:
+    limits = Limits(max_num_seqs=4, max_num_batched_tokens=512, max_model_len=4096, max_queued_requests=10)
+    pool = PagePool(400, 16)
+    runner: Any = StubRunner()
+    meter = Meter(known("tiny-llama"), "float32", 4, 4, ceilings, 0)
+    return Loop(runner, Scheduler(limits, pool, PrefixCache(pool), [0]), Accounts(meter, window=0)), runner
+
+
+def asked(name: str, prompt: int = 4, answer: int = 8, tokens_per_chunk: int = 1) -> Request:
+    sampling = SamplingParams(max_tokens=answer, seed=0)
+    return Request(id=name, prompt=[1 + len(name)] * prompt, sampling=sampling, tokens_per_chunk=tokens_per_chunk)
+
+
+def test_a_step_without_memory_ends_its_requests_and_halves_the_budget_of_later_ones() -> None:
+    loop, runner = stub_loop()
+    loop.submit(asked("a"))
+    loop.step()
+    runner.error = MemoryError("no memory")
+    for _ in range(3):
+        loop.step()
+    assert [chunk.finish for chunk in loop.take()][-1] == "error" and not loop.has_work
+    assert runner.relieved == 2, "the step that was in flight meanwhile failed as well"
+    assert loop.stats.more["token_budget_shrinks_total"] == 1.0
+    assert loop.stats.more["graphs_captured"] == 3.0
+    runner.error = ValueError("something else")
+    loop.submit(asked("b"))
+    while loop.has_work:
+        loop.step()
+    assert loop.stats.more["token_budget_shrinks_total"] == 1.0
+    runner.error = None
+    loop.submit(asked("long", prompt=1000))
+    loop.step()
+    assert loop.in_flight is not None and loop.in_flight.num_tokens == 256
+    while loop.has_work:
+        loop.step()
+    assert loop.take()[-1].finish == "length"
+    loop.check()
+
+
+@pytest.mark.parametrize(("device", "most"), [("cuda:0", 100), ("cpu", 511)])
+def test_prompts_hold_up_answers_on_a_gpu_for_a_bounded_time_once_it_is_measured(device: str, most: int) -> None:
+    loop, _ = stub_loop()
+    loop.submit(asked("reader", answer=1000))
+    loop.step()
+    token_s, _ = Meter(
+        known("tiny-llama"), "float32", 4, 4, Ceilings(device, "", 1e9, {"float32": 1.0}, ""), 0
+    ).prompt_seconds() or (0, 0)
+    loop.meter.ceilings = Ceilings(device, "a slow one", 1e9, {"float32": 100 * token_s / MIXED_STEP_S}, "")
+    loop.submit(asked("long", prompt=2000))
+    loop.step()
+    assert loop.in_flight is not None
+    found = loop.in_flight.num_tokens - 1
+    assert found == most if device == "cpu" else 64 <= found <= most
+
+
+def test_gathered_tokens_are_all_told_and_counted_whatever_ends_the_request() -> None:
+    loop, _ = stub_loop()
+    loop.submit(asked("a", answer=20, tokens_per_chunk=8))
+    loop.submit(asked("bb", answer=20, tokens_per_chunk=8))
+    for _ in range(8):
+        loop.step()
+    loop.cancel("bb")
+    while loop.has_work:
+        loop.step()
+    chunks = loop.take()
+    ends = {chunk.id: chunk for chunk in chunks if chunk.finish}
+    told = {name: [len(c.tokens) for c in chunks if c.id == name] for name in ("a", "bb")}
+    assert told["a"] == [1, 8, 8, 3] and ends["a"].finish == "length" and ends["bb"].finish == "abort"
+    assert told["bb"] == [1, 6]
+    for name, end in ends.items():
+        assert end.usage is not None and end.usage.completion_tokens == sum(told[name])
+    assert loop.stats.generation_tokens == sum(told["a"] + told["bb"])

@@ -149,3 +149,56 @@ def test_fallbacks_of_the_process_are_told(accounts: Accounts) -> None:
         assert accounts.stats(IDLE).fallbacks == [("attention", "no GPU", 2)]
     finally:
         FALLBACKS.clear()
+
+
+def test_a_steady_run_is_accounted_as_step_by_step(clock: Clock) -> None:
+    """Requests that come, pause, go and change their width between steady runs get the same receipts either way."""
+    steps: list[tuple[list[str], bool]] = [
+        (["a"], False),
+        (["a", "b0", "b1"], False),
+        *[(["a", "b0", "b1"], True)] * 5,
+        (["a", "b0"], False),
+        *[(["a", "b0"], True)] * 3,
+        (["b0"], False),
+        (["a", "b0"], False),
+        (["a", "b0"], True),
+    ]
+    receipts = []
+    for steady_runs in (True, False):
+        accounts = Accounts(Meter(SHAPE, "float32", 4, 4, CEILINGS, 1000), window=0, clock=clock)
+        [one] = choices("a", 10, arrival=99.0, want_receipt=True)
+        two, three = choices("b", 8, n=2, arrival=99.0, want_receipt=True)
+        at = {"a": (one, 10), "b0": (two, 8), "b1": (three, 8)}
+        accounts.open(one.request)
+        accounts.open(two.request)
+        accounts.step(plan((one, 0, 10, True), (two, 0, 8, True), (three, 7, 1, True)), 0.5, 0.0)
+        for number, (names, steady) in enumerate(steps, 1):
+            parts = [(at[name][0], at[name][1], 1, True) for name in names]
+            at |= {name: (at[name][0], at[name][1] + 1) for name in names}
+            made = plan(*parts)
+            accounts.step(Plan(number, made.entries, [], made.num_tokens, True, steady and steady_runs), 0.25, 0.01, 2)
+        assert accounts.close(three) is None
+        receipts.append([accounts.close(one), accounts.close(two), accounts.meter.totals])
+    assert receipts[0] == receipts[1]
+    decode: Any = receipts[0][1]["decode"]  # type: ignore[index]
+    assert decode["tokens"] == 6 * 2 + 7 and decode["seconds"] == pytest.approx(13 * 0.26)
+
+
+def test_a_steady_plan_after_a_lost_step_is_looked_at_anew(accounts: Accounts) -> None:
+    """Its requests may have ended with that step."""
+    [one], [two] = choices("a", 3, want_receipt=True), choices("b", 4, want_receipt=True)
+    accounts.open(one.request)
+    accounts.open(two.request)
+    accounts.step(plan((one, 3, 1, True), (two, 4, 1, True)), 1.0, 0.0)
+    accounts.close(one)
+    made = plan((one, 5, 1, True), (two, 6, 1, True))
+    accounts.step(Plan(2, made.entries, [], 2, True, True), 1.0, 0.0)
+    receipt: Any = accounts.close(two)
+    assert receipt["decode"]["tokens"] == 2
+
+
+def test_a_sparse_bill_of_tokens_counts_them_all(accounts: Accounts) -> None:
+    [one] = choices("a", 3)
+    accounts.open(one.request)
+    accounts.token(one, 7)
+    assert accounts.stats(IDLE).generation_tokens == 7

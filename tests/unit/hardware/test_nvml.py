@@ -109,6 +109,16 @@ class _Answers:
     def nvmlDeviceGetMaxClockInfo(handle: ctypes.c_void_p, kind: int, number: Any) -> None:
         number._obj.value = {1: 1590, 2: 5001}[kind]
 
+    @staticmethod
+    def nvmlDeviceGetTotalEnergyConsumption(handle: ctypes.c_void_p, number: Any) -> None:
+        assert handle.value == 0xBEEF
+        number._obj.value = 5_000_000_000_250  # more than 32 bits hold
+
+
+def test_energy_is_told_in_joules_or_not_at_all() -> None:
+    assert DriverNvml(FakeLibrary()).energy_j(0) == 5_000_000_000.25
+    assert DriverNvml(FakeLibrary(nvmlDeviceGetTotalEnergyConsumption=3)).energy_j(0) is None
+
 
 def test_the_binding_reads_a_card() -> None:
     (gpu,) = read_gpus(DriverNvml(FakeLibrary()))

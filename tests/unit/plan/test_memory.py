@@ -50,6 +50,13 @@ def test_workspace_grows_with_what_may_run_at_once() -> None:
     assert more_tokens - small >= 7680 * (2 * 14336 + 4096) * 2
 
 
+def test_graphs_have_room_for_one_step_of_all_rows() -> None:
+    """The logits of 256 rows in the graphs' pool, beside those of a step that is not captured; and a few MiB a graph."""
+    limits = dataclasses.replace(LIMITS, max_num_seqs=256)
+    more = workspace_bytes(LLAMA, 2, dataclasses.replace(limits, graphs=True)) - workspace_bytes(LLAMA, 2, limits)
+    assert 256 * 128256 * 4 * 3 < more < 2 * GIBI
+
+
 def test_what_is_left_becomes_pages() -> None:
     plan = plan_memory(LLAMA, 2, 16, budget(1000 * PAGE + PAGE // 2), LIMITS)
     assert (plan.num_pages, plan.kv_page_bytes, plan.kv_bytes) == (1000, PAGE, 1000 * PAGE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redline.hardware import Ceilings
-from redline.plan.receipt import NOT_MEASURED, Meter, RequestMeter, receipt, summary
+from redline.plan.receipt import _NAMES, NOT_MEASURED, Anatomy, Meter, RequestMeter, Totals, receipt, split, summary
 from redline.plan.roofline import StepWork, cost, limit_s
 from redline.shapes import known
 
@@ -159,3 +161,77 @@ def test_the_summary_is_three_lines_a_person_can_read() -> None:
 def test_a_receipt_is_json() -> None:
     made = one_request(meter())
     assert json.loads(json.dumps(made)) == made
+
+
+def test_the_mean_step_is_split_into_parts_that_add_up() -> None:
+    """Without a watched step the weights' and the KV's limits, padding, the host's wait, and a rest."""
+    made = meter()
+    total = Totals()
+    for _ in range(4):
+        total.add(made.step(DECODE, 2 * DECODE_LIMIT, 0.5 * DECODE_LIMIT, padding=3, captured=True), 1)
+    told: Any = split(total, made)
+    assert (told["steps"], told["rows"], told["captured_share"]) == (4, 4.0, 1.0)
+    assert told["weights_ms"] + told["kv_ms"] == pytest.approx(1e3 * DECODE_LIMIT, rel=1e-3)
+    assert told["kv_ms"] == pytest.approx(1e3 * 102 * 30 * 2 * 3 * 64 * 2 / 30e9, rel=1e-3)
+    assert 0 < told["padding_ms"] < 0.01 * told["weights_ms"], "three rows more to look up and to multiply"
+    assert told["ms"] == pytest.approx(told["device_ms"] + told["host_ms"], rel=1e-3) and told["host_share"] == 0.2
+    assert told["weights_over_ms"] is told["launches_ms"] is None
+    known = told["weights_ms"] + told["kv_ms"] + told["padding_ms"]
+    assert told["unattributed_ms"] == pytest.approx(told["device_ms"] - known, rel=1e-3)
+    assert told["unattributed_share"] == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_watched_step_tells_where_the_rest_went() -> None:
+    made = meter()
+    total = Totals()
+    for context in (100, 300):
+        work = StepWork.of([(context, 1)], logit_rows=1)
+        total.add(made.step(work, 2 * DECODE_LIMIT, 0.0), 1)
+    kv_bytes = total.kv_bytes / 2
+    kernels = {"gemv": 1.2 * DECODE_LIMIT, "_decode": 0.3 * DECODE_LIMIT, "_pick": 0.1 * DECODE_LIMIT}
+    made.anatomies[1] = Anatomy.of(kernels, step_s=1.9 * DECODE_LIMIT, rows=1, kv_bytes=kv_bytes)
+    told: Any = split(total, made)
+    parts = ("weights", "weights_over", "kv", "kv_over", "padding", "sampling", "launches", "unattributed")
+    assert sum(told[f"{part}_ms"] for part in parts) == pytest.approx(told["device_ms"], rel=1e-3)
+    assert told["weights_ms"] + told["weights_over_ms"] == pytest.approx(1.2e3 * DECODE_LIMIT, rel=1e-3)
+    assert told["kv_ms"] + told["kv_over_ms"] == pytest.approx(0.3e3 * DECODE_LIMIT, rel=1e-3)
+    assert told["launches_ms"] == pytest.approx(0.3e3 * DECODE_LIMIT, rel=1e-3)
+    assert told["unattributed_share"] == pytest.approx(0.05, rel=0.01)
+
+
+def test_kernels_that_overlap_do_not_make_a_step_longer() -> None:
+    seen = Anatomy.of({"gemv": 3.0, "flash_fwd": 1.0}, step_s=2.0, rows=1, kv_bytes=1.0)
+    assert (seen.weights_s, seen.kv_s, seen.sampling_s, seen.launches_s) == (1.5, 0.5, 0.0, 0.0)
+
+
+def test_a_watched_step_of_other_rows_tells_nothing() -> None:
+    made = meter()
+    made.anatomies[8] = Anatomy(8, 1.0, 1.0, 1.0, 1.0, 1.0)
+    total = Totals()
+    total.add(made.step(DECODE, DECODE_LIMIT, 0.0), 1)
+    assert made.anatomy_over(total) is None and made.anatomy_over(Totals()) is None
+
+
+def test_without_ceilings_a_step_has_times_and_no_parts() -> None:
+    made = one_request(meter(None))
+    assert made["step"]["device_ms"] > 0 and made["step"]["weights_ms"] is made["step"]["unattributed_ms"] is None
+    assert made["rest"]["unattributed_share"] is None
+    assert one_request(meter(), steps=0)["step"] == {"steps": 0}
+
+
+def test_prompts_are_reckoned_at_the_usual_share_of_the_matrix_rate() -> None:
+    """SmolLM2-135M multiplies 106 million weights a token, and 4 * 30 layers * 9 heads * 64 a pair."""
+    rates = meter().prompt_seconds()
+    assert rates is not None
+    assert rates[0] == pytest.approx(2 * 106.2e6 / (0.8 * 4e11), rel=1e-2) and rates[1] == 4 * 30 * 9 * 64 / (0.8 * 4e11)
+    assert meter(None).prompt_seconds() is None
+
+
+def test_our_kernels_that_are_told_apart_by_name_exist() -> None:
+    """A kernel that is renamed would count among those that read weights."""
+    folder = Path(__file__).parents[3] / "src" / "redline" / "kernels"
+    sources = [path.read_text() for path in sorted(folder.rglob("*_triton.py"))]
+    triton = {name for source in sources for name in re.findall(r"^def (\w+)\(", source, re.MULTILINE)}
+    cuda = {name for path in folder.rglob("*.cu") for name in re.findall(r"(\w+)\(const __grid_constant__", path.read_text())}
+    named = set().union(*_NAMES.values())
+    assert named <= triton | cuda, named - triton - cuda

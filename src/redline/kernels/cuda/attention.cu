@@ -1,9 +1,384 @@
-// Attention of one new token per sequence as a kernel of its own: see attention.cuh.
+// Attention of one new token per sequence over the paged cache; formulas in decode_attention.py. Heads are prepared
+// (norm, rotation) and the new key and value are written to the cache here, too.
+//
+// Four warps take (pair of sequence and chunk, key-value head) after (pair, head) of the list that begin.cu made. Each takes 16 keys in
+// turn, with TILES tiles on their way into its own shared memory, and they never wait for each other before their sums are joined.
+// A sequence's chunks are joined by whoever ends last, in their order.
+//
+// Set by the compiler's command line: HEAD (head size, a multiple of 16), GROUP (query heads of a key-value head, at most 16),
+// PAGE (tokens of a page, a multiple of 16), TILES, NORMED.
 
-#include "attention.cuh"
+#define WARPS 4
+#define WALKERS (32 * WARPS)        // threads
+#define TILE 16                    // keys
+#define PADDED (HEAD + 8)            // elements of a row in shared memory: padded, so that eight rows meet eight banks
+#define TILE_ELEMENTS (TILE * PADDED)
+#define SLICES (HEAD / 16)
+#define HALF (HEAD / 2)
+#define LOWEST __int_as_float(0xff800000)  // minus infinity
 
-extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __grid_constant__ attention::Arguments a) {
-    using namespace attention;
+struct Plan {
+    int pairs, chunk;  // pairs of sequence and chunk, and the chunk's length
+};
+
+struct Arguments {
+    const u16* qkv;            // [rows, (heads + 2 kv heads) * HEAD]
+    const float* q_norm;       // [HEAD] (NORMED)
+    const float* k_norm;
+    const float* cos_sin;      // [positions, HEAD]
+    u16* k_cache;              // [pages, PAGE, kv heads, HEAD]
+    u16* v_cache;
+    const int* context;        // [rows]
+    const int* page_table;     // [rows, table_stride]
+    const Plan* plan;
+    const int2* pairs;
+    const int* whole_first;
+    const int* remainder;
+    float* sums;               // scratch: [pairs * kv heads, GROUP, HEAD]
+    float* bests;              // scratch: [pairs * kv heads, 2, GROUP]
+    int* arrivals;             // scratch: [rows * kv heads], zero between launches
+    u16* output;               // [rows, heads * HEAD]
+    int kv_heads, table_stride;
+    float scale_log2, eps;
+};
+
+#define MOST_CHUNKS 64             // whose weights fit in shared memory at a time
+
+struct Shared {
+    u16 q[16 * PADDED];
+    u16 new_k[PADDED], new_v[PADDED];
+    float best[WARPS * 16], total[WARPS * 16];
+    float weights[MOST_CHUNKS * GROUP];
+    float joined_best[GROUP], joined_total[GROUP];
+    int is_last;
+};
+
+struct Sums {
+    float values[2 * SLICES][4];  // [columns of 8][two rows of two columns], unnormalised
+    float best[2], total[2];     // of rows lane / 4 and lane / 4 + 8
+};
+
+__device__ __forceinline__ void copy_async(u32 target, const u16* source, bool live) {
+    const int bytes = live ? 16 : 0;  // the rest is zeroed
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+}
+__device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+}
+
+__device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// One warp: a head's numbers normalised, rounded, rotated to `position`, rounded, into `target` (and `written`).
+__device__ __forceinline__ void prepare(const u16* source, const float* norm, const float* angles, float eps, u16* target, u16* written, int lane) {
+    float a[(HALF + 31) / 32], b[(HALF + 31) / 32], square = 0.f;
+#pragma unroll
+    for (int i = 0; i < (HALF + 31) / 32; ++i) {
+        const int c = lane + 32 * i;
+        a[i] = c < HALF ? from_bf16(__ldcg(source + c)) : 0.f;
+        b[i] = c < HALF ? from_bf16(__ldcg(source + c + HALF)) : 0.f;
+        square += a[i] * a[i] + b[i] * b[i];
+    }
+    const float root = NORMED ? rsqrtf(warp_sum(square) / HEAD + eps) : 1.f;
+#pragma unroll
+    for (int i = 0; i < (HALF + 31) / 32; ++i) {
+        const int c = lane + 32 * i;
+        if (c >= HALF) continue;
+        if (NORMED) {
+            a[i] = from_bf16(to_bf16(a[i] * root * norm[c]));
+            b[i] = from_bf16(to_bf16(b[i] * root * norm[c + HALF]));
+        }
+        const float cosine = angles[c], sine = angles[c + HALF];
+        const u16 low = to_bf16(a[i] * cosine - b[i] * sine), high = to_bf16(b[i] * cosine + a[i] * sine);
+        target[c] = low, target[c + HALF] = high;
+        if (written) written[c] = low, written[c + HALF] = high;
+    }
+}
+
+// Sixteen keys, of which the first `live` count, into a warp's sums. Rows lie `stride` elements apart; 0 repeats one row.
+__device__ __forceinline__ void take_tile(Sums& s, const u32 (&q)[SLICES][4], u32 k_tile, u32 v_tile, int live, int stride, float scale_log2, int lane) {
+    float scores[2][4] = {};
+    const u32 k_row = (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8;  // matrices: keys 0-7 (dims 0-7, 8-15), keys 8-15
+#pragma unroll
+    for (int step = 0; step < SLICES; ++step) {
+        u32 k[4];
+        load_matrices(k, k_tile + 2 * (k_row + 16 * step));
+        multiply(scores[0], q[step], k[0], k[1]);
+        multiply(scores[1], q[step], k[2], k[3]);
+    }
+    float p[2][4], decay[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float best = s.best[half];
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                float& score = scores[n][2 * half + c];
+                score = 8 * n + 2 * (lane % 4) + c < live ? score * scale_log2 : LOWEST;
+                best = fmaxf(best, score);
+            }
+        best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 2));
+        decay[half] = exp2f(s.best[half] - best);  // a tile has a key at least, so `best` is finite
+        s.best[half] = best;
+        float total = 0.f;
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) total += p[n][2 * half + c] = exp2f(scores[n][2 * half + c] - best);
+        s.total[half] = s.total[half] * decay[half] + total;  // of this lane's columns; summed over lanes at the end
+    }
+    const u32 weights[4] = {pack_bf16(p[0][0], p[0][1]), pack_bf16(p[0][2], p[0][3]), pack_bf16(p[1][0], p[1][1]), pack_bf16(p[1][2], p[1][3])};
+    const u32 v_row = (lane % 16) * stride + lane / 16 * 8;  // matrices: keys 0-7, 8-15 (dims 0-7), the same (dims 8-15)
+#pragma unroll
+    for (int step = 0; step < SLICES; ++step) {
+        u32 v[4];
+        load_transposed(v, v_tile + 2 * (v_row + 16 * step));
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            float(&sum)[4] = s.values[2 * step + n];
+            sum[0] *= decay[0], sum[1] *= decay[0], sum[2] *= decay[1], sum[3] *= decay[1];
+            multiply(sum, weights, v[2 * n], v[2 * n + 1]);
+        }
+    }
+}
+
+// One item of the list: a chunk of a sequence, for one key-value head.
+struct Item {
+    int sequence, head, begin, context;
+
+    __device__ __forceinline__ static Item at(const Arguments& a, int item) {
+        const int2 pair = a.pairs[item / a.kv_heads];
+        return {pair.x, item % a.kv_heads, pair.y, a.context[pair.x]};
+    }
+    __device__ __forceinline__ bool is_newest(int chunk) const { return begin + chunk >= context; }
+    // The new key, which is not in the cache yet, is not walked to.
+    __device__ __forceinline__ int end(int chunk) const { return is_newest(chunk) ? context - 1 : begin + chunk; }
+};
+
+// A warp's share of one chunk: tiles `warp`, `warp` + WARPS, ... of keys [begin, end).
+struct Walk {
+    const Arguments& a;
+    u32 tiles;  // this warp's shared memory
+    int sequence, head, begin, end, warp, lane;
+    int page;  // of this warp's tile 32 n + lane, loaded 32 at a time
+
+    __device__ __forceinline__ int count() const { return end > begin ? ((end - begin + TILE - 1) / TILE - warp + WARPS - 1) / WARPS : 0; }
+    __device__ __forceinline__ int first_key(int tile) const { return begin + TILE * (warp + WARPS * tile); }
+
+    __device__ __forceinline__ void request(int tile) {
+        if (tile < count()) {
+            if (tile % 32 == 0) {
+                const int key = first_key(tile + lane);
+                page = key < end ? a.page_table[(u64)sequence * a.table_stride + key / PAGE] : 0;
+            }
+            const int key = first_key(tile);
+            const u64 slot = (u64)__shfl_sync(0xffffffff, page, tile % 32) * PAGE + key % PAGE;
+            const u32 stage = tiles + tile % TILES * (2 * TILE_ELEMENTS * 2);
+            const u64 first = (slot * a.kv_heads + head) * HEAD;
+#pragma unroll
+            for (int i = 0; i < (TILE * HEAD / 8 + 31) / 32; ++i) {
+                const int piece = lane + 32 * i, row = piece / (HEAD / 8), column = piece % (HEAD / 8) * 8;
+                if ((TILE * HEAD / 8) % 32 && row >= TILE) continue;
+                const u64 place = first + (u64)row * a.kv_heads * HEAD + column;
+                const bool live = key + row < end;
+                copy_async(stage + 2 * (row * PADDED + column), a.k_cache + (live ? place : first), live);
+                copy_async(stage + 2 * (TILE_ELEMENTS + row * PADDED + column), a.v_cache + (live ? place : first), live);
+            }
+        }
+        copies_commit();
+    }
+
+    __device__ __forceinline__ void move(const Item& item, int chunk) {
+        sequence = item.sequence, head = item.head, begin = item.begin, end = item.end(chunk);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) request(i);
+    }
+
+    __device__ __forceinline__ void take(Sums& sums, const u32 (&q)[SLICES][4]) {
+        const int tile_count = count();
+        for (int tile = 0; tile < tile_count; ++tile) {
+            copies_wait<TILES - 1>();
+            __syncwarp();
+            const u32 stage = tiles + tile % TILES * (2 * TILE_ELEMENTS * 2);
+            take_tile(sums, q, stage, stage + 2 * TILE_ELEMENTS, end - first_key(tile), PADDED, a.scale_log2, lane);
+            __syncwarp();
+            request(tile + TILES);
+        }
+    }
+};
+
+// The warps' sums of a chunk, joined: element e (of GROUP * HEAD) and its row's best score and total.
+__device__ __forceinline__ float join_warps(const Shared& s, const float* values, int e, float& best, float& total) {
+    const int row = e / HEAD;
+    best = LOWEST, total = 0.f;
+#pragma unroll
+    for (int w = 0; w < WARPS; ++w) best = fmaxf(best, s.best[w * 16 + row]);
+    float sum = 0.f;
+#pragma unroll
+    for (int w = 0; w < WARPS; ++w) {
+        const float weight = exp2f(s.best[w * 16 + row] - best);  // a warp without keys: exp2(-inf) = 0
+        total += weight * s.total[w * 16 + row];
+        sum += weight * values[w * GROUP * HEAD + e];
+    }
+    return sum;
+}
+
+// All chunks of a sequence, joined by the block that came last: first their weights, then four elements a thread.
+__device__ __forceinline__ void join_chunks(const Arguments& a, Shared& s, int sequence, int head, int context, int chunk, u16* output) {
+    const int whole = context / chunk, count = whole + (context % chunk != 0);
+    const int first = a.whole_first[sequence], rest = a.remainder[sequence];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int row = warp; row < GROUP; row += WARPS) {
+        float best = LOWEST, total = 0.f;
+        for (int i = lane; i < count; i += 32) {
+            const float* other = a.bests + ((u64)(i < whole ? first + i : rest) * a.kv_heads + head) * 2 * GROUP + row;
+            const float own = __ldcg(other), part = __ldcg(other + GROUP), higher = fmaxf(best, own);
+            total = total * exp2f(best - higher) + part * exp2f(own - higher);
+            best = higher;
+        }
+        float highest = best;
+#pragma unroll
+        for (int offset = 16; offset; offset >>= 1) highest = fmaxf(highest, __shfl_xor_sync(0xffffffff, highest, offset));
+        total = warp_sum(best == LOWEST ? 0.f : total * exp2f(best - highest));
+        if (lane == 0) s.joined_best[row] = highest, s.joined_total[row] = total;
+    }
+    float sums[(GROUP * HEAD / 4 + WALKERS - 1) / WALKERS][4] = {};
+    for (int begin = 0; begin < count; begin += MOST_CHUNKS) {
+        const int end = count - begin < MOST_CHUNKS ? count - begin : MOST_CHUNKS;
+        sync_threads(1, WALKERS);
+        for (int i = threadIdx.x; i < end * GROUP; i += WALKERS) {
+            const int number = begin + i / GROUP, row = i % GROUP;
+            const u64 item = (u64)(number < whole ? first + number : rest) * a.kv_heads + head;
+            s.weights[i] = exp2f(__ldcg(a.bests + item * 2 * GROUP + row) - s.joined_best[row]) / s.joined_total[row];
+        }
+        sync_threads(1, WALKERS);
+#pragma unroll
+        for (int n = 0; n < (GROUP * HEAD / 4 + WALKERS - 1) / WALKERS; ++n) {
+            const int e = 4 * (threadIdx.x + n * WALKERS);
+            if (e >= GROUP * HEAD) continue;
+#pragma unroll 8
+            for (int i = 0; i < end; ++i) {
+                const u64 item = (u64)(begin + i < whole ? first + begin + i : rest) * a.kv_heads + head;
+                const float4 value = __ldcg((const float4*)(a.sums + item * GROUP * HEAD + e));
+                const float weight = s.weights[i * GROUP + e / HEAD];
+                sums[n][0] += weight * value.x, sums[n][1] += weight * value.y, sums[n][2] += weight * value.z, sums[n][3] += weight * value.w;
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < (GROUP * HEAD / 4 + WALKERS - 1) / WALKERS; ++n) {
+        const int e = 4 * (threadIdx.x + n * WALKERS);
+        if (e < GROUP * HEAD) *(uint2*)(output + e) = make_uint2(pack_bf16(sums[n][0], sums[n][1]), pack_bf16(sums[n][2], sums[n][3]));
+    }
+}
+
+// `values`: WARPS * GROUP * HEAD floats of shared memory.
+__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const Sums& sums, int item, int sequence, int head, int context, int chunk) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float total = sums.total[half];
+        total += __shfl_xor_sync(0xffffffff, total, 1);
+        total += __shfl_xor_sync(0xffffffff, total, 2);
+        const int row = lane / 4 + 8 * half;
+        if (row >= GROUP) continue;
+        if (lane % 4 == 0) s.best[warp * 16 + row] = sums.best[half], s.total[warp * 16 + row] = total;
+#pragma unroll
+        for (int n = 0; n < 2 * SLICES; ++n)
+            *(float2*)(values + (warp * GROUP + row) * HEAD + 8 * n + 2 * (lane % 4)) = make_float2(sums.values[n][2 * half], sums.values[n][2 * half + 1]);
+    }
+    sync_threads(1, WALKERS);
+    u16* output = a.output + ((u64)sequence * a.kv_heads + head) * GROUP * HEAD;
+    const bool alone = context <= chunk;
+    for (int e = threadIdx.x; e < GROUP * HEAD; e += WALKERS) {
+        float best, total;
+        const float sum = join_warps(s, values, e, best, total);
+        if (alone) {
+            output[e] = to_bf16(sum / total);
+        } else {
+            a.sums[(u64)item * GROUP * HEAD + e] = sum;
+            if (e % HEAD == 0) a.bests[(u64)item * 2 * GROUP + e / HEAD] = best, a.bests[(u64)item * 2 * GROUP + GROUP + e / HEAD] = total;
+        }
+    }
+    sync_threads(1, WALKERS);
+    if (alone) return;
+    if (threadIdx.x == 0) {
+        const int count = (context + chunk - 1) / chunk;
+        int* counter = a.arrivals + sequence * a.kv_heads + head;
+        __threadfence();
+        s.is_last = atomicAdd(counter, 1) == count - 1;
+        __threadfence();
+        if (s.is_last) *counter = 0;
+    }
+    sync_threads(1, WALKERS);
+    if (s.is_last) join_chunks(a, s, sequence, head, context, chunk, output);
+}
+
+// Queries, and the new key and value where this block is the one that has them, into shared memory.
+__device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, int sequence, int head, int position, bool is_newest) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u16* token = a.qkv + (u64)sequence * a.kv_heads * (GROUP + 2) * HEAD;
+    const float* angles = a.cos_sin + (u64)position * HEAD;
+    for (int i = warp; i < GROUP + (is_newest ? 2 : 0); i += WARPS) {
+        if (i < GROUP) {
+            prepare(token + (head * GROUP + i) * HEAD, a.q_norm, angles, a.eps, s.q + i * PADDED, nullptr, lane);
+            continue;
+        }
+        const u64 page = a.page_table[(u64)sequence * a.table_stride + position / PAGE];
+        const u64 place = ((page * PAGE + position % PAGE) * a.kv_heads + head) * HEAD;
+        const u16* keys = token + (a.kv_heads * GROUP + head) * HEAD;
+        if (i == GROUP) {
+            prepare(keys, a.k_norm, angles, a.eps, s.new_k, a.k_cache + place, lane);
+            continue;
+        }
+        for (int c = lane; c < HEAD; c += 32) a.v_cache[place + c] = s.new_v[c] = __ldcg(keys + a.kv_heads * HEAD + c);
+    }
+}
+
+// The sums of one item, whose first tiles have been requested.
+__device__ __forceinline__ Sums walk_item(const Arguments& a, Shared& s, Walk& walk, const Item& item, int chunk) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const bool is_newest = item.is_newest(chunk);
+    prepare_heads(a, s, item.sequence, item.head, item.context - 1, is_newest);
+    sync_threads(1, WALKERS);
+    u32 q[SLICES][4];
+    const u32 q_row = shared_address(s.q) + 2 * (lane % 16 * PADDED + lane / 16 * 8);
+#pragma unroll
+    for (int slice = 0; slice < SLICES; ++slice) load_matrices(q[slice], q_row + 32 * slice);
+    Sums sums = {};
+    sums.best[0] = sums.best[1] = LOWEST;
+    if (is_newest && warp == WARPS - 1) take_tile(sums, q, shared_address(s.new_k), shared_address(s.new_v), 1, 0, a.scale_log2, lane);
+    walk.take(sums, q);
+    return sums;
+}
+
+__device__ __forceinline__ void clear_queries(Shared& s) {  // rows past the group's stay zero
+    for (int i = threadIdx.x; i < 16 * PADDED; i += WALKERS) s.q[i] = 0;
+    sync_threads(1, WALKERS);
+}
+
+__device__ __forceinline__ Walk walk_to(const Arguments& a, const Item& item, u32 tiles, int chunk) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    Walk walk{a, tiles + warp * (TILES * 2 * TILE_ELEMENTS * 2), 0, 0, 0, 0, warp, lane, 0};
+    walk.move(item, chunk);
+    return walk;
+}
+
+extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __grid_constant__ Arguments a) {
     extern __shared__ __align__(16) u8 dynamic[];  // tiles, then the joined sums' values
     __shared__ __align__(16) Shared s;
     float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_ELEMENTS * 2);

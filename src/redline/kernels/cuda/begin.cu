@@ -11,7 +11,7 @@
 #define LEAST_CHUNK 256
 
 struct Plan {
-    int pairs, chunk, live;  // (sequence, chunk) pairs, the chunk's length, sequences that have keys
+    int pairs, chunk;  // (sequence, chunk) pairs, and the chunk's length
 };
 
 struct Arguments {
@@ -28,8 +28,6 @@ struct Arguments {
     int* remainder;            // [rows]: where its last, shorter chunk stands
     int rows, size, vocabulary, heads, slots, capacity;  // key-value heads; blocks of the attention kernel; most pairs there is room for
     float scale;               // of the embedding
-    int* counters;             // set to zero: [num_counters]
-    int num_counters;
 };
 
 __device__ __forceinline__ float estimate(const Arguments& a, int chunk) {
@@ -99,7 +97,7 @@ __device__ void order(const Arguments& a) {
     if (threadIdx.x == chosen) longest = chunk;
     __syncthreads();
     chunk = longest;
-    int wholes = 0, live = 0;
+    int wholes = 0;
     for (int first = 0; first < a.rows; first += THREADS) {
         const int row = first + threadIdx.x, context = row < a.rows ? a.context[row] : 0;
         int total;
@@ -107,8 +105,6 @@ __device__ void order(const Arguments& a) {
         if (row < a.rows) a.whole_first[row] = mine;
         for (int i = 0; i < context / chunk; ++i) a.pairs[mine + i] = make_int2(row, i * chunk);
         wholes += total;
-        before(context > 0, total);
-        live += total;
     }
     int remainders = wholes;
     for (int first = 0; first < a.rows; first += THREADS) {
@@ -119,7 +115,7 @@ __device__ void order(const Arguments& a) {
         if (context % chunk) a.pairs[mine] = make_int2(row, context / chunk * chunk);
         remainders += total;
     }
-    if (threadIdx.x == 0) *a.plan = {remainders, chunk, live};
+    if (threadIdx.x == 0) *a.plan = {remainders, chunk};
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) begin(const __grid_constant__ Arguments a) {
@@ -127,10 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) begin(const __grid_constan
     let_next_kernel_start();
     wait_for_kernel_before();
     const int row = blockIdx.x;
-    if (row == a.rows) {
-        for (int i = threadIdx.x; i < a.num_counters; i += THREADS) a.counters[i] = 0;
-        return order(a);
-    }
+    if (row == a.rows) return order(a);
     const long long token = a.tokens[row];
     const bool known = token >= 0 && token < a.vocabulary;  // a padding row may hold anything
     const u16* embedded = a.embedding + (known ? token : 0) * a.size;

@@ -20,28 +20,27 @@ ARCHITECTURE = "sm_90a"  # wgmma and its relatives exist on this one alone
 
 def machine_code(source: str, definitions: Mapping[str, int]) -> bytes:
     """The cubin of `source` (a file of this folder) with `definitions`. Raises InternalError with the compiler's words."""
-    text = _text(source, definitions)
-    options = [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17", *(f"-D{name}={value}" for name, value in definitions.items())]
+    text, options = prepared(source, definitions)
     kept = _kept(source, text, options)
     try:
         return kept.read_bytes()
     except OSError:
         pass
-    code = compile_text(text, source, options)
+    code, _ = compile_text(text, source, options)
     _keep(kept, code)
     return code
 
 
-def _text(source: str, definitions: Mapping[str, int]) -> str:
-    """`source` with what it includes of this folder, and with the product that its rows need."""
+def prepared(source: str, definitions: Mapping[str, int]) -> tuple[str, list[str]]:
+    """`source` behind the instructions it is written in and the product that its rows need; and the compiler's options."""
     folder = resources.files(__package__)
     body = folder.joinpath(source).read_text()
     parts = [folder.joinpath("hopper.cuh").read_text()]
     if "multiply(sums" in body:
         rows = definitions["ROWS"]
-        parts.append(product(rows // 2 if rows > 64 and definitions.get("BLOCKS") == 1 else rows))
-    include = '#include "attention.cuh"\n'
-    return "\n".join([*parts, body.replace(include, folder.joinpath("attention.cuh").read_text())])
+        parts.append(product(rows // 2 if rows > 64 and definitions["BLOCKS"] == 1 else rows))
+    defined = [f"-D{name}={value}" for name, value in definitions.items()]
+    return "\n".join([*parts, body]), [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17", *defined]
 
 
 def product(columns: int) -> str:
@@ -59,25 +58,26 @@ def product(columns: int) -> str:
     )
 
 
-def compile_text(text: str, name: str, options: list[str]) -> bytes:
-    """The cubin of CUDA C++ `text`; `name` is for messages."""
+def compile_text(text: str, name: str, options: list[str]) -> tuple[bytes, str]:
+    """The cubin of CUDA C++ `text` and what the compiler said; `name` is for messages."""
     from cuda.bindings import nvrtc
 
     result, program = nvrtc.nvrtcCreateProgram(text.encode(), name.encode(), 0, [], [])
     _check(result)
     try:
         (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        words = b" " * size
+        nvrtc.nvrtcGetProgramLog(program, words)
+        log = words.decode(errors="replace").strip("\0 \n")
         if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            _, size = nvrtc.nvrtcGetProgramLogSize(program)
-            words = b" " * size
-            nvrtc.nvrtcGetProgramLog(program, words)
-            raise InternalError(f"{name} does not compile: {words.decode(errors='replace').strip()}")
+            raise InternalError(f"{name} does not compile: {log}")
         result, size = nvrtc.nvrtcGetCUBINSize(program)
         _check(result)
         code = b" " * size
         (result,) = nvrtc.nvrtcGetCUBIN(program, code)
         _check(result)
-        return code
+        return code, log
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 

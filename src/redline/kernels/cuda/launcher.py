@@ -32,15 +32,6 @@ class Kernel:
         largest = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(self._function, largest, shared_bytes))
 
-    def most_clusters(self, size: int) -> int:
-        """How many clusters of `size` blocks run at the same time on the whole device."""
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = size, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
-        config.sharedMemBytes = self._shared_bytes
-        config.attrs, config.numAttrs = [_cluster(size)], 1
-        return int(_checked(driver.cuOccupancyMaxActiveClusters(self._function, config)))
-
     def launch(self, blocks: int, arguments: Sequence[Argument], *, dependent: bool, cluster: int = 1) -> None:
         """Queue `blocks` blocks, in clusters of `cluster`. `dependent`: they may start before the kernel before has ended,
         and wait for it themselves."""

@@ -1,0 +1,181 @@
+"""Attention of whole prompts by cuDNN, from q, k and v as they come from the projection; the cache is only for the others.
+
+On Hopper and later cuDNN's kernel is about twice as fast as one that Triton can make. It is reached through torch, whose
+plans are kept per thread and by exact shape, and built in 40 ms: so prompts are computed as one of few lengths
+(attention_plan.py), for which plans can be made ahead (`prepare`). That reads a prompt's neighbour, or the zeroes below the last token, with a weight of exactly 0; 0 times
+infinity would not be 0, so only bfloat16 comes here, whose range no activation leaves.
+
+Nothing of this is taken on trust: per device and kind of heads it is held against float32 once, and what fails, then or
+later, is logged and left to the paged kernel. Open `plan`, then `attend`. Legend as in attention.py; R rows of T tokens and
+the tail below them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from redline import log
+from redline.kernels import attention_plan, op
+from redline.kernels.attention_plan import Split, Whole
+from redline.kernels.ragged import Ragged
+from redline.kernels.tolerance import TOLERANCES, rms_ratio
+
+LEAST_CAPABILITY = 90
+MOST_HEAD_SIZE = 256
+NAME = "attention of whole prompts"
+
+Kind = tuple[torch.device, int, int, int]  # N, K, H
+
+_trusted: dict[Kind, bool] = {}
+
+
+def plan(ragged: Ragged, window: int, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Split | None:
+    """How to split the step, or None where no prompt of it is for cuDNN. `heads`: N, K, H.
+
+    The first call for a kind of heads makes the check, and waits for it.
+    """
+    if ragged.lengths is None or ragged.max_query < attention_plan.WHOLE_TOKENS:
+        return None
+    key = ("cudnn", window, heads)
+    if key not in ragged.plans:
+        split = attention_plan.split(ragged.lengths, window)
+        usable = split.wholes and _supports(heads, dtype, device) and _is_trusted((device, *heads))
+        ragged.plans[key] = split if usable else None
+    planned: Split | None = ragged.plans[key]
+    return planned
+
+
+def attend(
+    split: Split,
+    heads: tuple[Tensor, Tensor, Tensor],
+    k_cache_PSKH: Tensor,
+    v_cache_PSKH: Tensor,
+    ragged: Ragged,
+    scale: float,
+    window: int,
+) -> Tensor:
+    """[T, N, H] of all sequences; `heads` are q, k and v of R rows, the keys and values are in the cache too."""
+    from redline.kernels import attention_triton
+
+    tokens = heads[0].shape[0] - split.tail
+    q_TNH = heads[0][:tokens]
+    try:
+        whole = split.wholes[0]
+        if whole.count * whole.length == tokens:
+            return _whole(whole, *heads, scale)[:, : whole.length].reshape(q_TNH.shape)
+        output_TNH = torch.empty_like(q_TNH)
+        for whole in split.wholes:
+            rows_BLNH = output_TNH[whole.start : whole.stop].view(whole.count, whole.length, *q_TNH.shape[1:])
+            rows_BLNH.copy_(_whole(whole, *heads, scale)[:, : whole.length])
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        kind = (q_TNH.device, q_TNH.shape[1], *k_cache_PSKH.shape[2:])
+        _distrust(kind, f"cuDNN failed: {_first_line(error)}")
+        ragged.plans.pop(("cudnn", window, kind[1:]), None)
+        return attention_triton.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
+    for run in split.runs:
+        attention_triton.attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
+    return output_TNH
+
+
+def prepare(rows: int, heads: tuple[int, int, int], scale: float, dtype: torch.dtype, device: torch.device) -> None:
+    """Have cuDNN plan for a prompt of that many rows (attention_plan.py), in this thread, so that none has to wait for it."""
+    if not _supports(heads, dtype, device) or not _is_trusted((device, *heads)):
+        return
+    num_heads, kv_heads, size = heads
+    q_RNH = torch.zeros((rows, num_heads, size), dtype=dtype, device=device)
+    k_RKH = torch.zeros((rows, kv_heads, size), dtype=dtype, device=device)
+    try:
+        _whole(Whole(0, 1, rows, rows), q_RNH, k_RKH, k_RKH, scale)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        _distrust((device, *heads), f"cuDNN failed: {_first_line(error)}")
+
+
+def _whole(whole: Whole, q_RNH: Tensor, k_RKH: Tensor, v_RKH: Tensor, scale: float) -> Tensor:
+    """[count, rows, N, H]; past a prompt's length it is meaningless."""
+    q, k, v = (_prompts(x, whole) for x in (q_RNH, k_RKH, v_RKH))
+    return causal(q, k, v, scale).transpose(1, 2)
+
+
+def _prompts(x_RMH: Tensor, whole: Whole) -> Tensor:
+    """[count, M, rows, H] of consecutive rows, with the same strides wherever they begin: they are part of cuDNN's plan."""
+    heads, size = x_RMH.shape[1:]
+    row = heads * size
+    offset = x_RMH.storage_offset() + whole.start * row
+    return x_RMH.as_strided((whole.count, heads, whole.rows, size), (whole.rows * row, size, row, 1), offset)
+
+
+def causal(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, scale: float) -> Tensor:
+    """Causal attention with grouped heads by cuDNN, laid out as q is. Raises RuntimeError where it cannot.
+
+    By its name, not through `scaled_dot_product_attention`: choosing a backend takes longer than a short prompt.
+    """
+    found: tuple[Tensor, ...] = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        q_BNLH, k_BKLH, v_BKLH, None, False, 0.0, True, False, scale=scale
+    )
+    return found[0]
+
+
+def _supports(heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> bool:
+    if device.type != "cuda" or dtype is not torch.bfloat16:
+        return False
+    capability = op.device_of(device).target.capability
+    return capability >= LEAST_CAPABILITY and heads[2] <= MOST_HEAD_SIZE and heads[2] % 8 == 0
+
+
+def _is_trusted(kind: Kind) -> bool:
+    if kind not in _trusted:
+        if kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return False  # a check would wait for the device
+        _trusted[kind] = True
+        try:
+            error = check(kind)
+            if not error <= TOLERANCES["attention"]["bf16"]:  # written so that NaN fails
+                _distrust(kind, "cuDNN's results differ from float32 by more than the tolerance")
+        except torch.OutOfMemoryError:
+            del _trusted[kind]
+            raise
+        except RuntimeError as error:
+            _distrust(kind, f"cuDNN cannot: {_first_line(error)}")
+    return _trusted[kind]
+
+
+def _distrust(kind: Kind, reason: str) -> None:
+    _trusted[kind] = False
+    log.fallback(NAME, reason)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def check(kind: Kind) -> float:
+    """The largest RMS error over RMS of the reference: two prompts together, and one read past its end."""
+    device, heads, kv_heads, size = kind
+    rows = attention_plan.WHOLE_TOKENS
+    generator = torch.Generator().manual_seed(0)
+
+    def random(count: int) -> Tensor:
+        return torch.randn((2 * rows, count, size), generator=generator).to(device, torch.bfloat16)
+
+    q, k, v = random(heads), random(kv_heads), random(kv_heads)
+    scale = size**-0.5
+    errors = []
+    for whole in (Whole(0, 2, rows, rows), Whole(rows - 5, 1, rows - 3, rows)):
+        found = _whole(whole, q, k, v, scale)[:, : whole.length]
+        for b in range(whole.count):
+            part = slice(whole.start + b * whole.length, whole.start + (b + 1) * whole.length)
+            errors.append(rms_ratio(_exact(q[part], k[part], v[part], scale), found[b]))
+    return max(errors, key=lambda error: (error != error, error))  # a NaN above all
+
+
+def _exact(q_LNH: Tensor, k_LKH: Tensor, v_LKH: Tensor, scale: float) -> Tensor:
+    length, group = q_LNH.shape[0], q_LNH.shape[1] // k_LKH.shape[1]
+    k_LNH, v_LNH = (x.double().repeat_interleave(group, 1) for x in (k_LKH, v_LKH))
+    score_NLL = torch.einsum("qnh,knh->nqk", q_LNH.double() * scale, k_LNH)
+    hidden_LL = torch.ones((length, length), dtype=torch.bool, device=q_LNH.device).triu(1)
+    return torch.einsum("nqk,knh->qnh", score_NLL.masked_fill(hidden_LL, -torch.inf).softmax(-1), v_LNH).float()

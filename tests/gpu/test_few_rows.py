@@ -1,0 +1,145 @@
+"""The decode step of few kernels on a Hopper card: its attention against the reference, its logits against the plain path."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from redline.kernels import decode_attention
+from redline.kernels.heads import HeadPreparation
+from redline.kernels.op import Inputs, device_of
+from redline.kernels.ragged import Ragged
+from redline.kernels.skinny import HOPPER
+from redline.kernels.tolerance import check
+from redline.layers.batch import Batch, KVCache
+from redline.layers.few_rows import FewRows
+from redline.models.registry import Model, build
+from redline.shapes import ModelShape, known
+
+pytestmark = pytest.mark.gpu
+
+CONTEXTS = ([1], [300], [5000], [1, 2, 255, 256, 257, 1000], [700] * 33, [*range(1, 300, 7)], [20000, 3, 0, 900, 16])
+
+
+@pytest.fixture
+def hopper() -> torch.device:
+    device = torch.device("cuda", torch.cuda.current_device())
+    if device_of(device).target.capability != HOPPER:
+        pytest.skip("needs a Hopper card")
+    return device
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (8, 8, 80), (12, 2, 96), (8, 4, 256), (64, 4, 128)]
+)
+@pytest.mark.parametrize("contexts", CONTEXTS, ids=lambda contexts: f"{len(contexts)}x{contexts[0]}")
+def test_attention(heads: int, kv_heads: int, size: int, contexts: list[int], hopper: torch.device) -> None:
+    """Contexts of all lengths in one step, split or not, over random pages."""
+    from redline.kernels import decode_attention_cuda, skinny_cuda
+
+    inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
+    context_B = inputs["ragged"].context_B
+    expected = decode_attention.reference(**inputs)
+    tokens = torch.zeros(len(contexts), dtype=torch.int64, device=hopper)
+    table = torch.randn(4, 64, device=hopper).bfloat16()
+    begun = skinny_cuda.Begun.empty(len(contexts), 64, 1e-6, hopper)
+    order = skinny_cuda.begin(tokens, table, 1.0, torch.ones(64, device=hopper), context_B, kv_heads, begun)
+    torch.cuda.synchronize()  # the order must be there before the kernel starts; in a step the layer before sees to that
+    got = decode_attention_cuda.decode_attention(**inputs, order=order)
+    live = context_B > 0
+    check("attention", expected[0].flatten(1)[live], got[live], decode_attention.SPEC.tolerance, "bf16")
+    for want, cache in zip(expected[1:], (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), strict=True):
+        check("cache", want.nan_to_num(), cache.float().nan_to_num(), decode_attention.SPEC.tolerance, "bf16")
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
+@pytest.mark.parametrize("rows", [1, 5, 33, 64])
+def test_logits(name: str, rows: int, hopper: torch.device) -> None:
+    """Within the tolerance of bfloat16 of the plain path's, and the same best token where that has a margin of 0.25."""
+    shape = dataclasses.replace(known(name), num_layers=4)
+    torch.manual_seed(rows)
+    model = build(shape, torch.bfloat16, hopper, max_len=4096)
+    for _, slot in model.slots():
+        slot.target.normal_(0, 0.02) if slot.target.dim() > 1 else slot.target.normal_(1, 0.1)
+    contexts = torch.randint(1, 1500, (rows,)).tolist()
+    plain, fast = _caches(shape, contexts, hopper)
+    batch = _batch(contexts, shape.vocab_size, hopper)
+    assert isinstance(model._few_rows, FewRows)
+    got = model.next_logits(batch, fast)
+    want = torch.cat([_alone(model, batch, plain, row) for row in range(rows)])
+    error = (got - want).norm() / want.norm()
+    assert error < 0.03
+    best = want.topk(2).values
+    sure = best[:, 0] - best[:, 1] > 0.25
+    assert torch.equal(got.argmax(-1)[sure], want.argmax(-1)[sure])
+    for k_plain, k_fast in zip(plain.k, fast.k, strict=True):
+        assert (k_plain.float() - k_fast.float()).norm() / k_plain.float().norm() < 0.03
+
+
+def _attention_inputs(heads: int, kv_heads: int, size: int, contexts: list[int], device: torch.device) -> Inputs:
+    """Random pages; whatever no sequence may read is NaN."""
+    torch.manual_seed(sum(contexts))
+    counts = [-(-context // 16) for context in contexts]
+    order = torch.randperm(sum(counts) + 2, device=device).int()
+    table = torch.zeros(len(contexts), max(*counts, 1), dtype=torch.int32, device=device)
+    caches = [torch.full((sum(counts) + 2, 16, kv_heads, size), torch.nan, dtype=torch.bfloat16, device=device) for _ in range(2)]
+    begin = 0
+    for row, (context, count) in enumerate(zip(contexts, counts, strict=True)):
+        pages = table[row, :count] = order[begin : begin + count]
+        begin += count
+        for cache in caches:
+            filled = torch.full((count * 16, kv_heads, size), torch.nan, device=device)
+            filled[: max(0, context - 1)] = torch.randn(max(0, context - 1), kv_heads, size, device=device)
+            cache[pages.long()] = filled.view(count, 16, kv_heads, size).bfloat16()
+    starts = torch.arange(len(contexts) + 1, dtype=torch.int32, device=device)
+    context_B = torch.tensor(contexts, dtype=torch.int32, device=device)
+    angles = torch.rand(max(contexts), size // 2, device=device) * 6.28
+    norms = [1 + torch.randn(size, device=device) / 10 for _ in range(2)]
+    return {
+        "qkv_BM": torch.randn(len(contexts), (heads + 2 * kv_heads) * size, device=device).bfloat16(),
+        "k_cache_PSKH": caches[0],
+        "v_cache_PSKH": caches[1],
+        "ragged": Ragged(starts, context_B, table, 1, max(contexts)),
+        "prepare": HeadPreparation(norms[0], norms[1], 1e-5, torch.cat((angles.cos(), angles.sin()), 1)),
+        "scale": size**-0.5,
+    }
+
+
+def _caches(shape: ModelShape, contexts: list[int], device: torch.device) -> tuple[KVCache, KVCache]:
+    pages = sum(-(-context // 16) for context in contexts)
+    sizes = {"num_layers": shape.num_layers, "num_kv_heads": shape.num_kv_heads, "head_size": shape.head_size}
+    plain = KVCache.allocate(num_pages=pages, page_size=16, dtype=torch.bfloat16, device=device, **sizes)
+    for tensor in (*plain.k, *plain.v):
+        tensor.normal_()
+    return plain, KVCache([k.clone() for k in plain.k], [v.clone() for v in plain.v], 16)
+
+
+def _batch(contexts: list[int], vocab_size: int, device: torch.device) -> Batch:
+    counts = [-(-context // 16) for context in contexts]
+    order = torch.randperm(sum(counts)).int()
+    table = torch.zeros(len(contexts), max(counts), dtype=torch.int32)
+    begin = 0
+    for row, count in enumerate(counts):
+        table[row, :count] = order[begin : begin + count]
+        begin += count
+    positions = torch.tensor(contexts) - 1
+    slots = table.gather(1, (positions // 16)[:, None])[:, 0].long() * 16 + positions % 16
+    starts = torch.arange(len(contexts) + 1, dtype=torch.int32, device=device)
+    ragged = Ragged(starts, (positions + 1).int().to(device), table.to(device), 1, max(contexts))
+    tokens = torch.randint(0, vocab_size, (len(contexts),), device=device)
+    return Batch(tokens, positions.to(device), slots.to(device), ragged)
+
+
+def _alone(model: Model, batch: Batch, cache: KVCache, row: int) -> torch.Tensor:
+    """One row's logits by the plain path, as a prompt chunk of one token is computed."""
+    ragged = batch.ragged
+    one = Ragged(
+        ragged.query_start_B1[:2], ragged.context_B[row : row + 1], ragged.page_table_BP[row : row + 1], 1, ragged.max_context
+    )
+    picked = Batch(batch.tokens_T[row : row + 1], batch.positions_T[row : row + 1], batch.slots_T[row : row + 1], one)
+    hidden, residual = model.embed(picked.tokens_T), None
+    for block, k_cache, v_cache in zip(model.blocks, cache.k, cache.v, strict=True):
+        hidden, residual = block(hidden, residual, picked, k_cache, v_cache)
+    return model.logits(model.norm.add(hidden, residual)[0])

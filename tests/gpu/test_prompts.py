@@ -1,0 +1,152 @@
+"""Whole prompts on a card: cuDNN where it is trusted, the paged kernel for the rest of the same step."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernel_checks
+from families import CASES, FAMILIES, PROMPTS, check_decided, half_precision_prompts, redline_model, reference_model
+from paging import PagedSequences, chunked, whole
+from redline import log
+from redline.kernels import attention, attention_cudnn, attention_plan, attention_triton
+from redline.kernels.tolerance import TOLERANCES, check
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def hopper() -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("cuDNN is used from sm_90 on")
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The numbers of rows of cuDNN's calls."""
+    rows: list[int] = []
+    plain = attention_cudnn.causal
+
+    def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        rows.append(q.shape[0] * q.shape[2])
+        return plain(q, k, v, scale)
+
+    monkeypatch.setattr(attention_cudnn, "causal", causal)
+    log.FALLBACKS.clear()
+    yield rows
+    assert not log.FALLBACKS
+
+
+@pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64), (9, 3, 64), (16, 16, 80), (14, 2, 64), (8, 4, 256)])
+def test_cudnn_is_trusted(heads: tuple[int, int, int], cuda: torch.device) -> None:
+    """With grouped heads, two prompts at once, and a prompt read past its end."""
+    assert attention_cudnn.check((cuda, *heads)) <= TOLERANCES["attention"]["bf16"]
+
+
+LENGTHS = [
+    [(512, 512)],
+    [(1000, 1000)],
+    [(640, 640)] * 7,
+    [(1, 900), (1, 64), (600, 600), (18, 70), (1000, 1000), (100, 700), (513, 513)],
+]
+
+
+@pytest.mark.parametrize("window", [0, 800])
+@pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64)])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: "-".join(str(queries) for queries, _ in lengths))
+def test_every_sequence_gets_its_attention(
+    lengths: list[tuple[int, int]], heads: tuple[int, int, int], window: int, cuda: torch.device, used: list[int]
+) -> None:
+    """The mixed step against the paged kernel's float32 twin, sequence by sequence."""
+    num_heads, kv_heads, size = heads
+    ragged, pages = attention.make_ragged([q for q, _ in lengths], [c for _, c in lengths], 64, cuda, seed=2)
+    tokens = sum(queries for queries, _ in lengths)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=cuda).bfloat16()
+
+    q_TNH, k_cache, v_cache = (
+        random(tokens, num_heads, size),
+        random(pages, 64, kv_heads, size),
+        random(pages, 64, kv_heads, size),
+    )
+    split = attention.plan_prompts(ragged, window, heads, torch.bfloat16, cuda)
+    if split is None:
+        assert window and max(queries for queries, _ in lengths) > window
+        return
+    used.clear()
+    new = []
+    for cache in (k_cache, v_cache):
+        rows = []
+        for b, (queries, context) in enumerate(lengths):
+            keys = torch.arange(context - queries, context, device=cuda)
+            rows.append(cache[ragged.page_table_BP[b].long()[keys // 64], keys % 64])
+        new.append(torch.cat([*rows, cache.new_zeros((split.tail, kv_heads, size))]))
+    q_RNH = torch.cat((q_TNH, q_TNH.new_zeros((split.tail, num_heads, size))))
+    found = attention.prompt_attention((q_RNH, new[0], new[1]), split, k_cache, v_cache, ragged, 0.1, window)
+    alike, _ = attention.make_ragged([q for q, _ in lengths], [c for _, c in lengths], 64, cuda, seed=2, known=False)
+    exact = attention.paged_attention(q_TNH.float(), k_cache.float(), v_cache.float(), alike, 0.1, window)
+    check("output", exact, found, "attention", "bf16")
+    assert used
+
+
+@pytest.mark.parametrize("window", [0, 700])
+@pytest.mark.parametrize("size", [64, 128])
+def test_tiles_fetched_by_descriptor(size: int, window: int, cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paged kernel's variant for the tensor memory accelerator, over pages that hold NaN where nothing was written."""
+    tiling = attention_triton.Tiling(64, 64, 4, 4, tma=True)
+    monkeypatch.setattr(attention_triton, "choose_tiling", lambda *asked: tiling)
+    case = {"B": 3, "Q": 600, "C": 3000, "N": 16, "K": 4, "H": size, "S": 128, "W": window, "PAD": 1, "EMPTY": 1}
+    kernel_checks.check_case(attention.SPEC, attention.paged_attention, "bf16", case, cuda)
+
+
+def test_a_plan_is_made_ahead(cuda: torch.device, used: list[int]) -> None:
+    """In the thread that asks, at the very shape and strides that a prompt comes with."""
+    heads, rows = (32, 8, 128), attention_plan.padded(1111)
+    attention_cudnn.check((cuda, *heads))
+
+    def seconds() -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        attention_cudnn.prepare(rows, heads, 0.1, torch.bfloat16, cuda)
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    used.clear()
+    assert seconds() > 10 * min(seconds() for _ in range(3))
+    assert used == [rows] * 4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_stay_within_the_table(name: str, tmp_path: Path, used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole models, with prompts as short as the tests' taken for long, and in chunks behind cached keys."""
+    monkeypatch.setattr(attention_plan, "WHOLE_TOKENS", 18)
+    reference = reference_model(CASES[name], torch.bfloat16)
+    model = redline_model(reference, tmp_path, torch.bfloat16, "cuda")
+    prompts = half_precision_prompts(reference)
+    for steps in (whole(prompts), chunked(prompts, chunk=19, decodes=3)):
+        check_decided(name, reference, PagedSequences(model, prompts).run(steps), "bf16")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_wanted_rows_are_those_of_the_whole(name: str, tmp_path: Path, cuda: torch.device) -> None:
+    """The last layer for few rows alone gives what it gives for all."""
+    model = redline_model(reference_model(CASES[name]), tmp_path, torch.float32, "cuda")
+    sequences = PagedSequences(model, PROMPTS)
+    batch = sequences._batch([len(prompt) for prompt in PROMPTS])
+    every = model.forward(batch, sequences._cache)
+    for rows in ([len(every) - 1], [0, 40, len(every) - 1]):
+        wanted = torch.tensor(rows, device=cuda)
+        found = model.forward(dataclasses.replace(batch, rows_R=wanted), sequences._cache)
+        check(name, every[wanted], found, "model", "f32")

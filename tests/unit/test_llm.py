@@ -1,0 +1,99 @@
+"""The offline door: an answer that is read whole is told in few chunks and is the same, and a stream comes token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from redline.errors import InvalidRequest
+from redline.llm import COLLECTED_TOKENS, LLM
+from redline.types import Chunk, SamplingParams
+
+LONG = COLLECTED_TOKENS + 20
+PROMPTS = [[1, 2, 3], list(range(40))]
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    sizes = {"max_model_len": 512, "num_pages": 128, "enable_prefix_caching": False}
+    with LLM("random:tiny-llama", device="cpu", dtype="float32", num_threads=1, **sizes) as made:
+        yield made
+
+
+@pytest.fixture
+def told(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[Chunk]:
+    """The chunks that leave the loop."""
+    chunks: list[Chunk] = []
+    take = llm._engine.loop.take
+
+    def taken() -> list[Chunk]:
+        found = take()
+        chunks.extend(found)
+        return found
+
+    monkeypatch.setattr(llm._engine.loop, "take", taken)
+    return chunks
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True),
+        SamplingParams(temperature=1.0, seed=3, max_tokens=30, n=2),
+        SamplingParams(temperature=1.0, seed=3, max_tokens=60, stop=("a", "e")),
+        SamplingParams(temperature=0.0, max_tokens=9, logprobs=2, prompt_logprobs=1, ignore_eos=True),
+    ],
+    ids=["plain", "choices", "stop", "scores"],
+)
+def test_a_collected_answer_is_the_stream(llm: LLM, sampling: SamplingParams) -> None:
+    for prompt in PROMPTS:
+        (collected,) = llm.generate([prompt], sampling)
+        deltas = list(llm.stream(prompt, sampling))
+        assert collected.prompt_tokens == prompt
+        for choice in collected.choices:
+            own = [delta for delta in deltas if delta.index == choice.index]
+            assert choice.tokens == [token for delta in own for token in delta.tokens]
+            assert choice.text == "".join(delta.text for delta in own)
+            assert choice.finish == own[-1].finish
+            assert choice.logprobs == ([entry for delta in own for entry in delta.logprobs or []] or None)
+        ends = [delta.usage for delta in deltas if delta.usage is not None]
+        assert collected.usage.prompt_tokens == ends[0].prompt_tokens == len(prompt)
+        assert collected.usage.completion_tokens == sum(usage.completion_tokens for usage in ends)
+        assert collected.usage.completion_tokens == sum(len(choice.tokens) for choice in collected.choices)
+        streamed = next(delta.receipt for delta in deltas if delta.receipt is not None)
+        assert collected.receipt is not None and collected.receipt.keys() == streamed.keys()
+        assert collected.receipt["decode"]["tokens"] == streamed["decode"]["tokens"]
+
+
+def test_only_a_stream_is_told_token_by_token(llm: LLM, told: list[Chunk]) -> None:
+    sampling = SamplingParams(temperature=0.0, max_tokens=LONG, ignore_eos=True)
+    llm.generate([5, 6], sampling)
+    assert [len(chunk.tokens) for chunk in told] == [1, COLLECTED_TOKENS, LONG - 1 - COLLECTED_TOKENS]
+    told.clear()
+    assert len(list(llm.stream([5, 6], SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)))) == 40
+    assert [len(chunk.tokens) for chunk in told] == [1] * 40
+
+
+@pytest.mark.parametrize(("prompt", "named"), [([3, -1, 2], "-1"), ([3, 100_000], "100000"), ([100_000, -2], "-2")])
+def test_tokens_that_the_model_does_not_have_are_refused(llm: LLM, prompt: list[int], named: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"token {named} of the prompt is not in the vocabulary"):
+        llm.generate([prompt])
+
+
+def test_an_empty_prompt_is_refused_by_the_engine(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest):
+        llm.generate([[]])
+
+
+def test_prepare_captures_until_nothing_is_left(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [True, True, False]
+    monkeypatch.setattr(llm, "_engine", dataclasses.replace(llm._engine, prepare=lambda: left.pop(0)))
+    llm.prepare()
+    assert not left
+
+
+def test_on_a_cpu_there_is_nothing_to_prepare(llm: LLM) -> None:
+    llm.prepare()
+    assert not llm.stats.more.get("graphs_captured")
