@@ -57,6 +57,7 @@ TORCH_FREE_ENGINE = {
     "fair",
     "forecast",
     "gate",
+    "growth",
     "grammar",
     "json_schema",
     "lark",

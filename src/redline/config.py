@@ -67,6 +67,9 @@ class SchedulerConfig:
     max_queued_tokens: int | None = option(
         None, "Prompt and expected answer tokens that may wait; eight times what the KV pages hold where not given."
     )
+    look_ahead: bool = option(
+        True, "Start a request only where nobody is expected to give up pages for it later; off, wherever its prompt fits now."
+    )
     max_queue_s: float = option(300.0, "Longest predicted wait in the queue; what would wait longer is refused with 429.")
 
 

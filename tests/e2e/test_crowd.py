@@ -36,7 +36,7 @@ def server(effort: int) -> Iterator[RealServer]:
         patch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
         patch.setenv("REDLINE_LOG", "warning")  # hundreds of lines a second are no help to anybody
         pages = ("--num-pages", "900" if effort > 1 else "170", "--page-size", "16", "--max-model-len", "512")
-        with real_server(*pages, "--max-num-seqs", "256", "--dtype", "float32") as running:
+        with real_server(*pages, "--max-num-seqs", "256", "--dtype", "float32", "--no-look-ahead") as running:
             yield running
 
 

@@ -38,7 +38,9 @@ def server() -> Iterator[RealServer]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
-        with real_server("--num-pages", "24", "--page-size", "8", "--max-model-len", "160", "--max-num-seqs", "16") as running:
+        with real_server(
+            "--num-pages", "24", "--page-size", "8", "--max-model-len", "160", "--max-num-seqs", "16", "--no-look-ahead"
+        ) as running:
             yield running
 
 

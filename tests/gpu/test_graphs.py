@@ -136,7 +136,7 @@ def test_mixed_traffic_that_preempts(plain: LLM) -> None:
     prompts = asked(24, seed=6, longest=90)
     others = [SamplingParams(**WAYS[i % 4], seed=i, max_tokens=50, n=1 + i % 2) for i in range(24)]  # type: ignore[arg-type]
     expected = plain.generate(prompts, GREEDY)
-    with make(num_pages=44, max_model_len=300, page_size=8, max_num_batched_tokens=64) as llm:
+    with make(num_pages=44, look_ahead=False, max_model_len=300, page_size=8, max_num_batched_tokens=64) as llm:
         for _ in range(2):
             same(expected, llm.generate([*prompts, *prompts], [*[GREEDY] * 24, *others])[:24])
         assert llm.stats.preemptions > 0 and counters(llm)["graph_steps_total"] > 50

@@ -25,6 +25,7 @@ from redline.engine.batch import BatchFiller
 from redline.engine.constraints import Constraints
 from redline.engine.grammar import Compiler, Vocabulary
 from redline.engine.graphs import Capture, CudaCapture, StepGraphs
+from redline.engine.growth import Growth
 from redline.engine.loop import Loop
 from redline.engine.message import EngineInfo
 from redline.engine.pages import PagePool
@@ -233,7 +234,8 @@ def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
         max_position=checkpoint.shape.max_position,
     )
     prefix = PrefixCache(pool) if config.cache.enable_prefix_caching else None
-    return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids)
+    growth = Growth(pool.page_size) if config.scheduler.look_ahead else None
+    return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids, growth)
 
 
 def _accounts(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, device: str) -> Accounts:

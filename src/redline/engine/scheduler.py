@@ -33,6 +33,7 @@ from redline.engine.draft import Budget, Course, Draft, MixedBound
 from redline.engine.draft import Entry as Entry
 from redline.engine.draft import Plan as Plan
 from redline.engine.fair import FairShare
+from redline.engine.growth import Growth
 from redline.engine.ledger import Ledger
 from redline.engine.pages import PagePool
 from redline.engine.prefix import PrefixCache
@@ -64,8 +65,17 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
 class Scheduler:
     """The state of all requests between admission and end. Not thread-safe: one loop owns it."""
 
-    def __init__(self, limits: Limits, pool: PagePool, prefix: PrefixCache | None, eos_ids: Iterable[int]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        pool: PagePool,
+        prefix: PrefixCache | None,
+        eos_ids: Iterable[int],
+        growth: Growth | None = None,
+    ) -> None:
+        """With `growth`, sequences start only where nobody is expected to be preempted for it."""
         self._limits = limits
+        self._growth = growth
         self.bound: MixedBound | None = None  # of prompts in steps for whose other tokens somebody waits
         self._budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)
         self._pool = pool
@@ -287,6 +297,12 @@ class Scheduler:
             cost = self._ledger.cost(seq, shared, start)
             if cost > pages:
                 return
+            if (
+                self._growth is not None
+                and self._running
+                and not self._growth.fits(self._running, seq, pages - cost, self._steps)
+            ):
+                return
             count = draft.chunk(seq, start, min(seq.length - start, draft.budget))
             if not count:
                 return
@@ -345,6 +361,8 @@ class Scheduler:
     def _end(self, seq: Sequence, finish: Finish) -> None:
         seq.finish = finish
         self._fair.ended(seq.request, seq.num_answer, started=seq.started)
+        if self._growth is not None and seq.started:
+            self._growth.ended(seq)
         if seq.row >= 0:
             self._release(seq)
         else:

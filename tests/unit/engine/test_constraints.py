@@ -158,7 +158,7 @@ def test_greedy_answers_are_those_of_decoding_by_hand(name: str, llm: LLM, refer
     [
         {"num_pages": 256},
         {"num_pages": 256, "max_num_batched_tokens": 7, "max_num_seqs": 5},
-        {"num_pages": 40, "page_size": 8, "enable_prefix_caching": False},
+        {"num_pages": 40, "page_size": 8, "enable_prefix_caching": False, "look_ahead": False},
         {"num_pages": 90, "page_size": 4},
     ],
     ids=["together", "chunked", "preempted", "cached"],

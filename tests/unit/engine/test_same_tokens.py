@@ -74,7 +74,7 @@ def test_cold_or_from_the_prefix_cache(reference: Reference, engine: Engine) -> 
 def test_preempted_or_not(reference: Reference, engine: Engine) -> None:
     """A pool that holds a fraction of the traffic: sequences are preempted and computed again."""
     model, asked, alone = reference
-    with engine(model, page_size=8, num_pages=24, max_model_len=160) as llm:
+    with engine(model, page_size=8, num_pages=24, max_model_len=160, look_ahead=False) as llm:
         starved = llm.generate(asked, GREEDY)
         assert llm.stats.preemptions > 0, "the pool was not small enough to test anything"
     same(alone, starved)
