@@ -66,12 +66,7 @@ class Scheduler:
     """The state of all requests between admission and end. Not thread-safe: one loop owns it."""
 
     def __init__(
-        self,
-        limits: Limits,
-        pool: PagePool,
-        prefix: PrefixCache | None,
-        eos_ids: Iterable[int],
-        growth: Growth | None = None,
+        self, limits: Limits, pool: PagePool, prefix: PrefixCache | None, eos_ids: Iterable[int], growth: Growth | None = None
     ) -> None:
         """With `growth`, sequences start only where nobody is expected to be preempted for it."""
         self._limits = limits
@@ -228,7 +223,7 @@ class Scheduler:
             worse = running[bisect_right(running, seq.rank[0], key=_priority) :]
             if not worse or seq.in_flight:
                 return
-            if not seq.ready or self._waits_for_parent(seq, draft):
+            if not seq.ready or _waits_for_parent(seq, draft):
                 continue
             cost = self._ledger.cost(seq, *self._ledger.shared(seq))
             if cost > pages and cost > pages + sum(len(victim.pages) + self._ledger.claim(victim) for victim in worse):
@@ -288,7 +283,7 @@ class Scheduler:
         position = 0
         while position < len(waiting) and self._rows and draft.budget:
             seq = waiting[position]
-            if not seq.ready or self._waits_for_parent(seq, draft):
+            if not seq.ready or _waits_for_parent(seq, draft):
                 position += 1
                 continue
             if seq.in_flight or pages < 1:
@@ -314,13 +309,6 @@ class Scheduler:
             self._leave_queue(seq)
             draft.note_copy(self._ledger.grow(seq, count))
             draft.add(seq, count, fresh=True)
-
-    def _waits_for_parent(self, seq: Sequence, draft: Draft) -> bool:
-        """Whether a choice should wait for the first one's prompt KV, which must have been planned in an earlier step."""
-        parent = seq.parent
-        if parent is None or parent.finish is not None:
-            return False
-        return parent.num_planned < parent.prompt_len or parent in draft.in_prompt
 
     def _secure(self, seq: Sequence, count: int, draft: Draft) -> int:
         """Make the slots of up to `count` more tokens of a running sequence writable; returns how many are, 0 for none.
@@ -388,3 +376,11 @@ def _remove(line: list[Sequence], seq: Sequence) -> None:
     position = bisect_left(line, seq.rank, key=_rank)
     assert line[position] is seq, f"{seq} is not where it should be"
     del line[position]
+
+
+def _waits_for_parent(seq: Sequence, draft: Draft) -> bool:
+    """Whether a choice should wait for the first one's prompt KV, which must have been planned in an earlier step."""
+    parent = seq.parent
+    if parent is None or parent.finish is not None:
+        return False
+    return parent.num_planned < parent.prompt_len or parent in draft.in_prompt
