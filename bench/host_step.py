@@ -2,7 +2,8 @@
 
 Everything the host does for a step but filling and launching the batch: planning, applying, accounting, prediction, and
 what becomes of the tokens, once as the message of the engine process and once as the text of the offline door, token by
-token and gathered. `traffic` is the same with answers of 32 to 480 tokens, so that sequences come and go all the time.
+token and gathered. `traffic` is the same with answers of 32 to 480 tokens, so that sequences come and go all the time, and
+`without_receipts` that traffic where nobody can ask for a receipt.
 Times are of the thread's processor clock, because a core that is shared says nothing else; of windows of steps the quickest
 counts, and the median and the longest single step stand beside it. One JSON line; `--profile` prints where it goes instead.
 """
@@ -76,6 +77,7 @@ class Case:
     prompt: int = 512
     tokens_per_chunk: int = 1
     traffic: bool = False
+    receipts: bool = True
 
     def requests(self) -> list[Request]:
         draw = random.Random(1)
@@ -87,7 +89,7 @@ class Case:
             id=f"chatcmpl-{number:024d}",
             prompt=[1 + (number * 31 + i * 7) % 200 for i in range(self.prompt)],
             sampling=SamplingParams(max_tokens=answer, ignore_eos=True, seed=number),
-            want_receipt=True,
+            want_receipt=self.receipts,
             tokens_per_chunk=self.tokens_per_chunk,
         )
 
@@ -128,7 +130,9 @@ class Host:
         )
         meter = Meter(known("llama-3.2-1b"), "bfloat16", 2, 2, H200, 0)
         runner: Any = StillRunner([97 + i % 26 for i in range(case.rows)])
-        self.loop = Loop(runner, Scheduler(limits, pool, PrefixCache(pool), ()), Accounts(meter, window=0), seed=0)
+        self.loop = Loop(
+            runner, Scheduler(limits, pool, PrefixCache(pool), ()), Accounts(meter, 0, receipts=case.receipts), seed=0
+        )
         self._step_time = StepTime(meter, on_cpu=False)
         self._answers: dict[tuple[str, int], Answer] = {}
         for request in requests:
@@ -179,12 +183,14 @@ class Host:
 def figures(tokenizer: Tokenizer, rows: int, steps: int) -> dict[str, Any]:
     """One batch size: all decode, the same gathered, and traffic."""
     long = steps + 128
+    without = Host(tokenizer, Case(rows, steps, traffic=True, receipts=False)).measure(steps).told()
     gathered = Host(tokenizer, Case(rows, long, tokens_per_chunk=GATHERED)).measure(steps)
     return {
         "rows": rows,
         **Host(tokenizer, Case(rows, long)).measure(steps).told(),
         "gathered": {"door_us": gathered.told()["door_us"]},
         "traffic": Host(tokenizer, Case(rows, steps, traffic=True)).measure(steps).told(),
+        "without_receipts": {name: without[name] for name in ("process_us", "process_median_us", "door_us")},
     }
 
 

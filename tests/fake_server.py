@@ -73,10 +73,15 @@ def engine_config(**model: Any) -> EngineConfig:
 
 @contextlib.asynccontextmanager
 async def live(
-    *, start: bool = True, api_key: str | None = None, server: Mapping[str, Any] | None = None, **switches: object
+    *,
+    start: bool = True,
+    api_key: str | None = None,
+    server: Mapping[str, Any] | None = None,
+    config: EngineConfig | None = None,
+    **switches: object,
 ) -> AsyncIterator[Live]:
     """`server` are further fields of ServerConfig; `switches` those of the fake engine."""
-    engine = Supervisor(engine_config(), launcher=in_thread(**switches))
+    engine = Supervisor(config or engine_config(), launcher=in_thread(**switches))
     template = PlainTemplate()
     app = build(engine, Tokenizer.bytes(VOCAB), cast(ChatTemplate, template), ServerConfig(api_key=api_key, **(server or {})))
     try:

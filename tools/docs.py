@@ -1,13 +1,16 @@
 """Write the generated pages: `python tools/docs.py`; `--check` writes nothing and exits 3 where a page is stale.
 
 docs/map.md comes from the docstrings of packages and files, docs/env.md from env.py, docs/tolerances.md from
-kernels/tolerance.py. Files are parsed, never imported, so the pages are the same on every machine. Read `PAGES` first.
+kernels/tolerance.py: those files are parsed, never imported. docs/claims.md is computed: `redline.plan.claims.page()` runs in a
+process of its own. The pages are the same on every machine. Read `PAGES` first.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +64,14 @@ def tolerances(top: Path) -> str:
     return _page("Tolerances", about, ["class", *types, "why"], rows)
 
 
+def claims(top: Path) -> str:
+    """What the planner says of other systems' promises; it needs nothing but the tables of the source."""
+    program = "from redline.plan.claims import page; print(page(), end='')"
+    environment = os.environ | {"PYTHONPATH": str((top / "src").resolve())}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    return f"# Claims, checked\n\n{NOTE}\n\n{done.stdout}"
+
+
 def _assigns(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Assign):
         return any(dotted(target) == name for target in node.targets)
@@ -93,6 +104,7 @@ PAGES: dict[str, Callable[[Path], str]] = {
     "docs/map.md": house_map,
     "docs/env.md": environment,
     "docs/tolerances.md": tolerances,
+    "docs/claims.md": claims,
 }
 
 

@@ -84,6 +84,7 @@ class DeviceConfig:
         "With batch_invariant, answers do not depend, bit for bit, on what shares their batch: slower, and on a GPU only.",
         choices=("default", BATCH_INVARIANT),
     )
+    receipts: bool = option(True, "Account for every request, so that it can be asked how far it was from the machine's limit.")
     strict: bool = option(False, "Turn every fallback into an error.")
 
 

@@ -1,6 +1,7 @@
 """`redline doctor`: what this machine is, what it can do (measured once and kept), what would be chosen, what is wrong.
 
-The findings are `hardware.doctor`'s and the choices `plan.resolve`'s; this file measures and prints. Open `command`.
+The findings are `hardware.doctor`'s, the choices `plan.resolve`'s and the text `cli.doctor_page`'s; this file measures. Open
+`command`.
 """
 
 from __future__ import annotations
@@ -11,55 +12,77 @@ from typing import Any
 import click
 
 from redline import env
+from redline.cli.doctor_page import text
 from redline.cli.options import JSON
 from redline.cli.progress import Progress
-from redline.errors import ConfigError
+from redline.errors import ConfigError, InternalError
 from redline.hardware.ceilings import Ceilings, identify, load
+from redline.hardware.complaints import blocked, unfit
 from redline.hardware.detect import detect
-from redline.hardware.doctor import Report, examine
+from redline.hardware.doctor import examine
 from redline.hardware.machine import Machine
 from redline.plan.resolve import choose_device, choose_dtype, choose_sizes
 
-FINDINGS = 3
-COLOURS = {"error": "red", "warning": "yellow", "info": None}
-_GIBI = 1 << 30
+BROKEN = 2
 
 
 @click.command("doctor")
-@click.option("--measure", "again", is_flag=True, help="Measure anew, even what was measured before.")
+@click.option("--measure", "again", is_flag=True, help="Measure anew, even what was measured before, and busy or capped cards.")
 @click.option("--no-measure", "never", is_flag=True, help="Measure nothing: show what is known.")
 @JSON
 @click.pass_context
 def command(ctx: click.Context, again: bool, never: bool, as_json: bool) -> None:
     """Say what this machine is, what it can do, what would be chosen and what is wrong.
 
-    Read bandwidth and matrix rates are measured on the first run (some seconds for each device) and kept. Exit code 3 where
-    something is wrong that keeps redline from working.
+    Read bandwidth and matrix rates are measured on the first run (some seconds for each device) and kept; a card that is
+    busy, throttled or power-capped is not measured unless --measure says so. Exit code 0: all that is here can be used, also
+    where warnings say that it could be faster, and where there is no GPU. Exit code 2: something is broken and must be mended
+    (a driver, a card, torch's build), or the options contradict each other.
     """
     if again and never:
         raise click.UsageError("--measure and --no-measure contradict each other")
-    machine = detect(visible=env.visible_gpus())
-    report = examine(machine, known_ceilings(machine, again=again, never=never, quiet=as_json))
+    machine = detect(visible=env.visible_gpus(), models=env.cache_dir())
+    ceilings, refused = known_ceilings(machine, again=again, never=never, quiet=as_json)
+    report = examine(machine, ceilings, refused)
     choices = chosen(machine)
     click.echo(json.dumps(report.as_dict() | {"choices": choices}, indent=1) if as_json else text(report, choices))
-    ctx.exit(FINDINGS if any(severity == "error" for severity, _ in report.pairs) else 0)
+    ctx.exit(0 if report.usable else BROKEN)
 
 
-def known_ceilings(machine: Machine, *, again: bool, never: bool, quiet: bool) -> dict[str, Ceilings]:
-    """Ceilings by device, from the cache; what is missing there is measured, everything where `again`."""
+def known_ceilings(machine: Machine, *, again: bool, never: bool, quiet: bool) -> tuple[dict[str, Ceilings], dict[str, str]]:
+    """(ceilings, reasons for not measuring) by device. What the cache lacks is measured, everything where `again`."""
     found: dict[str, Ceilings] = {}
+    refused: dict[str, str] = {}
     with Progress(quiet=quiet) as progress:
         for device in ("cpu", *(gpu.device for gpu in machine.gpus)):
             kept = None if again else load(identify(machine, device))
             if kept is None and not never:
+                why = _not_now(machine, device, forced=again)
+                if why is not None:
+                    refused[device] = why
+                    continue
                 progress(f"measuring {device}")
                 try:
                     kept = _measure(machine, device)
-                except ConfigError as error:  # the driver is there and torch cannot use it: say so, and go on
-                    click.echo(error.sentence(), err=True)
+                except (ConfigError, InternalError) as error:  # torch cannot use it, or the figures cannot be true
+                    refused[device] = error.sentence()
+                except RuntimeError as error:  # torch's own: out of memory, a card that stopped answering
+                    refused[device] = str(error).partition("\n")[0]
             if kept is not None:
                 found[device] = kept
-    return found
+    return found, refused
+
+
+def _not_now(machine: Machine, device: str, *, forced: bool) -> str | None:
+    """Why a device is not measured: it cannot be used at all or, unless `forced`, its figures would not be its own."""
+    gpu = machine.gpu(device)
+    if gpu is None:
+        return None
+    why = blocked(machine, gpu)
+    if why is not None or forced:
+        return why
+    why = unfit(gpu)
+    return None if why is None else f"{why}; redline doctor --measure measures it all the same"
 
 
 def _measure(machine: Machine, device: str) -> Ceilings:
@@ -80,29 +103,3 @@ def chosen(machine: Machine) -> dict[str, dict[str, Any]]:
         "max_num_seqs": {"value": sizes.max_num_seqs, "why": sizes.why},
         "max_num_batched_tokens": {"value": sizes.max_num_batched_tokens, "why": sizes.why},
     }
-
-
-def text(report: Report, choices: dict[str, dict[str, Any]]) -> str:
-    """The report as a person reads it."""
-    machine = report.machine
-    vectors = f", {' '.join(machine.cpu.vectors)}" if machine.cpu.vectors else ""
-    rows = [
-        ("processor", f"{machine.cpu.model}, {machine.cpu.cores} cores{vectors}"),
-        ("memory", f"{machine.memory_bytes / _GIBI:.1f} GiB, {machine.available_bytes / _GIBI:.1f} GiB available"),
-    ]
-    for gpu in machine.gpus:
-        capability = "{}.{}".format(*gpu.capability)
-        free = f"{gpu.free_bytes / _GIBI:.1f} of {gpu.memory_bytes / _GIBI:.1f} GiB free"
-        rows.append((gpu.device, f"{gpu.name}, capability {capability}, {free}, driver {gpu.driver}"))
-    rows += [("can do", f"{device}: {_rates(ceilings)}") for device, ceilings in report.ceilings.items()]
-    rows += [("would take", f"{name.replace('_', '-')} {choice['value']}: {choice['why']}") for name, choice in choices.items()]
-    lines = [f"{name:<11} {value}" for name, value in rows]
-    lines += [click.style(f"{severity:<11} {sentence}", fg=COLOURS[severity]) for severity, sentence in report.pairs]
-    return "\n".join(lines)
-
-
-def _rates(ceilings: Ceilings) -> str:
-    rates = [f"reads {ceilings.read_bytes_per_s / 1e9:.1f} GB/s"]
-    rates += [f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in ceilings.matmul_flops.items()]
-    when = f"measured {ceilings.measured_at}" if ceilings.source == "measured" else "by its data sheet"
-    return f"{', '.join(rates)} ({when})"

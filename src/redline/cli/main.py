@@ -38,6 +38,7 @@ COMMANDS = {
     "keys": "Make, list, change and revoke API keys, and see what they used.",
     "completion": "Print the script that completes commands in your shell.",
     "bench": "Measure decode, prefill, serving, kernels or the start against this machine's limit.",
+    "plan": "Say what a model will do on this machine or another, before it is loaded.",
     "doctor": "Say what this machine is, what it can do and what is wrong.",
 }
 

@@ -67,8 +67,6 @@ def _from_environment(given: dict[str, Any]) -> dict[str, Any]:
 
 def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:
     """What someone needs to know of a server that has just become ready, with a line to paste."""
-    limit = info.predicted.get("decode_limit_tokens_per_s")
-    speed = f"at most {limit:.0f} tokens/s for one request: this machine's limit" if limit else "not known: run redline doctor"
     key = ' -H "authorization: Bearer $REDLINE_API_KEY"' if with_key else ""
     body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
     stages = described(info.start_stages, info.file_bytes)
@@ -77,11 +75,22 @@ def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:
         ("context", f"{info.max_model_len} tokens, {info.max_num_seqs} sequences together"),
         ("pages", f"{info.num_pages} of {info.page_size} tokens"),
         ("memory", f"{info.weight_bytes / 2**30:.2f} GiB weights, {info.kv_bytes / 2**30:.2f} GiB KV pages"),
-        ("speed", speed),
+        ("speed", _speed(info.predicted)),
         ("ready", f"after {info.start_s:.1f} s" + (f": {stages}" if stages else "")),
         ("try", f"curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"),
     ]
     return "\n".join([f"redline serves {url}/v1", *(f"  {name:<8} {value}" for name, value in rows)])
+
+
+def _speed(predicted: dict[str, float]) -> str:
+    """What one request may expect, and the most that this machine could do."""
+    limit, expected = predicted.get("decode_limit_tokens_per_s"), predicted.get("decode_ms")
+    if not limit:
+        return "not known: run redline doctor"
+    if not expected:
+        return f"at most {limit:.0f} tokens/s for one request: this machine's limit"
+    within = f"within {predicted.get('bar_ratio', 0.0):.0%}"
+    return f"{1e3 / expected:.0f} tokens/s expected for one request ({within}), at most {limit:.0f}: this machine's limit"
 
 
 def _is_loopback(host: str) -> bool:

@@ -38,6 +38,7 @@ from redline.engine.torch_thread import TorchThread
 from redline.engine.warmup import WarmUpSizes, warm_up, warm_up_rest
 from redline.errors import DoesNotFit
 from redline.hardware import Ceilings, Machine, ceilings, detect, identify
+from redline.hardware.power import PowerMeter, power_source
 from redline.kernels import compiled
 from redline.kernels.probes import measure
 from redline.layers.batch import KVCache
@@ -45,17 +46,15 @@ from redline.models.load import load
 from redline.models.registry import Model
 from redline.models.registry import build as build_model
 from redline.plan.memory import MemoryPlan
-from redline.plan.receipt import Meter
+from redline.plan.meter import Meter
+from redline.plan.promise import promiser
 from redline.plan.resolve import DTYPE_BYTES, Resolved, resolve
-from redline.plan.roofline import StepWork, cost, limit_s
 from redline.shapes import ModelShape
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Progress = Callable[[str, float], None]
 """Called with a stage as a person reads it, and the per cent of the whole start."""
-
-PREDICTED_CONTEXT = 128  # tokens of context of the predicted decode step
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +117,15 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
         if thread is not None:
             thread.close()
         raise
+    accounts = _accounts(checkpoint, resolved, machine, known)
     loop = Loop(
         runner,
         _scheduler(checkpoint, resolved),
-        _accounts(checkpoint, resolved, known, identity.name),
+        accounts,
         _constraints(checkpoint, config, on_cpu=on_cpu),
         seed=config.model.seed,
     )
-    info = _info(checkpoint, resolved, known, stages)
+    info = _info(checkpoint, resolved, accounts, stages)
     rest = warm_up_rest(runner, **_warm_up_sizes(resolved, checkpoint.shape.vocab_size))
     probe = functools.partial(_call, thread, measure, machine, info.device)
     return Engine(loop, info, checkpoint, probe, lambda: next(rest, False))
@@ -238,10 +238,13 @@ def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
     return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids, growth)
 
 
-def _accounts(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, device: str) -> Accounts:
-    dtype, shape = resolved.config.model.dtype, checkpoint.shape
-    meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes, device)
-    return Accounts(meter, shape.sliding_window)
+def _accounts(checkpoint: Checkpoint, resolved: Resolved, machine: Machine, known: Ceilings | None) -> Accounts:
+    dtype, shape, device = resolved.config.model.dtype, checkpoint.shape, resolved.config.device
+    name = identify(machine, device.device).name
+    promises = promiser(shape, machine, device.device, dtype)
+    meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes, name, promises)
+    power = PowerMeter(power_source(machine, device.device))
+    return Accounts(meter, shape.sliding_window, power=power, receipts=device.receipts)
 
 
 def _constraints(checkpoint: Checkpoint, config: EngineConfig, *, on_cpu: bool) -> Constraints:
@@ -273,7 +276,7 @@ def _allocate_cache(shape: ModelShape, memory: MemoryPlan, page_size: int, dtype
         ) from error
 
 
-def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, stages: Stages) -> EngineInfo:
+def _info(checkpoint: Checkpoint, resolved: Resolved, accounts: Accounts, stages: Stages) -> EngineInfo:
     config, memory, defaults = resolved.config, resolved.memory, checkpoint.generation
     named = {
         name: value
@@ -301,16 +304,8 @@ def _info(checkpoint: Checkpoint, resolved: Resolved, known: Ceilings | None, st
         matryoshka=checkpoint.embedding.matryoshka,
         matryoshka_dimensions=checkpoint.embedding.dimensions,
         defaults=named,
-        predicted=_predicted(checkpoint.shape, config.model.dtype, known),
+        predicted=accounts.predicted(config.scheduler.max_num_seqs or 1),
+        foreseen=accounts.foreseen(config.scheduler.max_num_seqs or 1),
+        receipts=accounts.receipts,
         notes=(*resolved.notes, *(f"{field}: {reason}" for field, reason in resolved.reasons.items())),
     )
-
-
-def _predicted(shape: ModelShape, dtype: str, known: Ceilings | None) -> dict[str, float]:
-    """The machine's limit for one sequence, or nothing where the machine was not measured."""
-    if known is None:
-        return {}
-    element = DTYPE_BYTES[dtype]
-    work = StepWork.of([(PREDICTED_CONTEXT, 1)], logit_rows=1, window=shape.sliding_window)
-    limit = limit_s(cost(shape, element, element, work), known, dtype)
-    return {"decode_limit_ms": limit * 1e3, "decode_limit_tokens_per_s": 1 / limit}

@@ -324,6 +324,7 @@ class EngineClient:
             case Stats():
                 self.stats = message
                 self._roster.pages(message.pages_used, message.pages_total)
+                self._roster.foreseen(message.foreseen)
             case Progress():
                 self.progress = message
                 if self._on_progress is not None:

@@ -35,26 +35,31 @@ class Mean:
 class Tempo:
     """Seconds from one turn of the engine to the next, each of which gives every running choice its next token.
 
-    `turns` counts them. `prompt_s` is what a prompt token adds.
+    `turns` counts them. `prompt_s` is what a prompt token adds. Until the engine was heard, both are what it foresaw.
     """
 
     def __init__(self) -> None:
         self.turns = 0
+        self._foreseen_turn_s = self._foreseen_prompt_s = 0.0
         self._turn_s = Mean()
         self._prompt_s = Mean()
         self._before: float | None = None
 
     @property
     def known(self) -> bool:
-        return self._turn_s.value is not None
+        return self._turn_s.value is not None or self._foreseen_turn_s > 0.0
 
     @property
     def turn_s(self) -> float:
-        return self._turn_s.value or 0.0
+        return self._foreseen_turn_s if self._turn_s.value is None else self._turn_s.value
 
     @property
     def prompt_s(self) -> float:
-        return self._prompt_s.value or 0.0
+        return self._foreseen_prompt_s if self._prompt_s.value is None else self._prompt_s.value
+
+    def foresee(self, turn_s: float, prompt_s: float) -> None:
+        """What the engine expects of itself (plan/contract.py); 0 where it knows nothing."""
+        self._foreseen_turn_s, self._foreseen_prompt_s = turn_s, prompt_s
 
     def since(self, now: float) -> float:
         """The moment of the last turn, or when it should have been."""

@@ -55,7 +55,7 @@ class Loop:
         self._outbox: list[Chunk] = []
         self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
         self._seeds = random.Random(seed)
-        self._bounded_by: Ceilings | None = None
+        self._bounded_by: tuple[Ceilings | None, int] = (None, 0)
         self._checked_at = -math.inf  # time.monotonic()
         self.failed_steps = 0  # one after the other, up to now
 
@@ -154,12 +154,21 @@ class Loop:
         self._runner.close()
 
     def _bound_prompts(self) -> None:
-        """Once a GPU is measured, prompts are computed in chunks that hold up the running answers only a little."""
+        """Once a GPU is measured, prompts are computed in chunks that hold up the running answers only a little.
+
+        How large those are follows what such steps have taken lately.
+        """
         meter = self._accounts.meter
-        if meter.ceilings is not self._bounded_by:
-            self._bounded_by = meter.ceilings
-            rates = meter.prompt_seconds() if meter.ceilings is not None and meter.ceilings.device != "cpu" else None
-            self._scheduler.bound = None if rates is None else MixedBound(MIXED_STEP_S, *rates)
+        ceilings, revision = self._bounded_by
+        if meter.ceilings is ceilings and meter.contract.revision == revision:
+            return
+        self._bounded_by = meter.ceilings, meter.contract.revision
+        rates = meter.prompt_seconds() if meter.ceilings is not None and meter.ceilings.device != "cpu" else None
+        if rates is None:
+            self._scheduler.bound = None
+            return
+        usual = MixedBound(MIXED_STEP_S, *rates).tokens(0, MIXED_STEP_S)
+        self._scheduler.bound = MixedBound(MIXED_STEP_S, *(self._accounts.prompt_seconds(usual) or rates))
 
     def _launch(self, plan: Plan) -> Launched | None:
         try:

@@ -23,6 +23,7 @@ import msgspec
 
 from redline.config import EngineConfig
 from redline.errors import RedlineError, by_code
+from redline.plan.contract import Kept
 from redline.types import Chunk, Failure, Request
 
 MAX_FRAME_BYTES = 64 << 20  # prompt log-probabilities of a 128k prompt are about 40 MB
@@ -30,6 +31,13 @@ MAX_BACKLOG_BYTES = 16 << 20
 STALL_S = 30.0
 _HEADER = struct.Struct("<I")
 _READ_BYTES = 1 << 18
+
+
+class Foreseen(msgspec.Struct, frozen=True):
+    """What the contract expects at present, 0 where nothing is known: a step of the running sequences, a prompt token."""
+
+    turn_s: float = 0.0
+    prompt_s: float = 0.0
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +68,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     matryoshka_dimensions: tuple[int, ...] = ()
     defaults: dict[str, int | float] = {}
     predicted: dict[str, float] = {}
+    foreseen: Foreseen = Foreseen()  # with all sequences running
+    receipts: bool = True  # whether requests can have one
     notes: tuple[str, ...] = ()  # choices and fallbacks with their reasons, one sentence each
 
 
@@ -108,6 +118,14 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     started: list[str] = []
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """One value of a family of figures. The names follow those of `Stats.more`."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
 class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The engine's state (gauges) and its counters since it started. Sent about every second, or after a longer step."""
 
@@ -123,6 +141,10 @@ class Stats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     steps: int = 0
     step_s: float = 0.0  # seconds spent in steps
     more: dict[str, float] = {}  # further counters, and levels where it ends in _ratio or _per_second: redline_<name>
+    samples: list[Sample] = []  # the same by label
+    kept: list[Kept] = []  # promise and truth by kind of step
+    foreseen: Foreseen = Foreseen()
+    absent: dict[str, str] = {}  # what is not known, and why: "energy", "throttling", "limit"
     fallbacks: list[tuple[str, str, int]] = []  # name, reason, how often
 
 

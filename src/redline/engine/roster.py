@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from redline.engine.forecast import Lengths, Tempo, Timeline
-from redline.engine.message import EngineInfo
+from redline.engine.message import EngineInfo, Foreseen
 from redline.types import Chunk, Request
 
 FULL = 0.9  # of the KV pages: then it is pages that are missing, where requests wait
@@ -104,6 +104,11 @@ class Roster:
         """A new engine is ready."""
         self._rows, self._context = info.max_num_seqs or MANY_ROWS, info.max_model_len
         self._tempo = Tempo()
+        self.foreseen(info.foreseen)
+
+    def foreseen(self, what: Foreseen) -> None:
+        """What the engine expects of its steps."""
+        self._tempo.foresee(what.turn_s, what.prompt_s)
 
     def ticket(self, request: Request) -> Ticket:
         """What `request` is expected to take."""

@@ -1,8 +1,8 @@
 """What this machine is and what it can do.
 
 Knows nothing of torch, of models or of plans: micro-benchmarks come in as callables (`kernels/probes.py` makes them).
-Open `machine.py` for the records, then `detect.py`; `ceilings.py` keeps what was measured, `specs.py` what data sheets
-say, and `doctor.py` turns both into findings.
+Open `machine.py` for the records, then `detect.py` (it asks `host.py`, `system.py`, `nvml.py` and `drivers.py`);
+`ceilings.py` keeps what was measured, `specs.py` what data sheets say, and `doctor.py` turns both into findings.
 """
 
 from redline.hardware.ceilings import Ceilings, DeviceIdentity, Probes, identify

@@ -1,6 +1,6 @@
 """The data behind `redline doctor`: what the machine is, what it was measured to do, what is wrong and what to do.
 
-Knows nothing of models, plans or printing. Open `examine` first.
+Knows nothing of models, plans or printing. `complaints.py` judges a single GPU. Open `examine` first.
 """
 
 from __future__ import annotations
@@ -8,27 +8,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from redline.hardware import complaints
 from redline.hardware.ceilings import Ceilings, from_table
+from redline.hardware.complaints import Finding, Severity
 from redline.hardware.machine import Gpu, Machine
+from redline.hardware.power import throttles
 from redline.hardware.specs import architecture, chip
 
-Severity = Literal["info", "warning", "error"]
+__all__ = ["Finding", "Report", "Severity", "examine"]
 
 _GIBI = 1 << 30
-_BUSY_MEMORY = 0.1  # share of a card's memory in other hands that is worth a line
 _WEAK_READ = 0.7  # measured bandwidth under this share of the data sheet's means that something is wrong
 _NOISY = 0.25
 _LITTLE_MEMORY = 2 * _GIBI
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence about the machine; a warning or an error says what to do."""
-
-    severity: Severity
-    sentence: str
+_LITTLE_DISK = 10 * _GIBI
+_FAR_FILES = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "lustre")
 
 
 @dataclass(frozen=True)
@@ -49,29 +45,74 @@ class Report:
     def healthy(self) -> bool:
         return all(finding.severity == "info" for finding in self.findings)
 
+    @property
+    def usable(self) -> bool:
+        """Whether all that is here can be used: nothing is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: the machine, the ceilings by device (data sheet figures where not measured) and the findings."""
+        """JSON-able: the machine, the ceilings by device (data sheet figures where not measured) and the findings.
+
+        What is not known is null, and `untold` of its record says why.
+        """
+        machine = self.machine
+        plain = ("product", "kernel", "container", "memory_bytes", "available_bytes")
         return {
-            "cpu": dataclasses.asdict(self.machine.cpu),
-            "memory_bytes": self.machine.memory_bytes,
-            "available_bytes": self.machine.available_bytes,
-            "gpus": [_describe(gpu) for gpu in self.machine.gpus],
-            "ceilings": {device: dataclasses.asdict(known) for device, known in _known(self.machine, self.ceilings).items()},
-            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            **{name: getattr(machine, name) for name in plain},
+            "cpu": _record(machine.cpu),
+            "gpus": [describe(gpu) for gpu in machine.gpus],
+            "driver": machine.driver and _record(machine.driver),
+            "torch": machine.torch and _record(machine.torch),
+            "paths": [_record(path) for path in machine.paths],
+            "disks": [_record(disk) for disk in machine.disks],
+            "storage": machine.storage and _record(machine.storage),
+            "untold": dict(machine.untold),
+            "ceilings": {device: _record(known) for device, known in _known(machine, self.ceilings).items()},
+            "findings": [_record(finding) for finding in self.findings],
         }
 
 
-def examine(machine: Machine, ceilings: Mapping[str, Ceilings]) -> Report:
-    """Judge a machine. `ceilings` holds what was measured, by device (`cpu`, `cuda:0`); a device may be missing."""
-    findings = [*_host_findings(machine), *_ceiling_findings(machine, ceilings)]
+def examine(machine: Machine, ceilings: Mapping[str, Ceilings], refused: Mapping[str, str] | None = None) -> Report:
+    """Judge a machine. `ceilings` holds what was measured, by device (`cpu`, `cuda:0`); a device may be missing.
+
+    `refused` has the reason for each device that was not measured because the figures would not have been its own.
+    """
+    findings = [*_host_findings(machine), *_storage_findings(machine)]
+    findings += _ceiling_findings(machine, ceilings, refused or {})
     for gpu in machine.gpus:
-        findings += _gpu_findings(gpu)
+        findings += complaints.of_gpu(gpu)
+    findings += complaints.of_software(machine)
+    findings += complaints.of_several(machine)
     return Report(machine, dict(ceilings), tuple(findings))
+
+
+def describe(gpu: Gpu) -> dict[str, Any]:
+    """A GPU for JSON, with what its compute capability brings and its row of the chip table."""
+    known, row = architecture(gpu.capability), chip(gpu.name)
+    return _record(gpu) | {
+        "capability": "{}.{}".format(*gpu.capability),
+        "architecture": known.name if known else None,
+        "native": sorted(known.native) if known else None,
+        "instructions": sorted(known.instructions) if known else None,
+        "shared_memory_bytes": known.shared_memory_bytes if known else None,
+        "pin_bytes_per_s": gpu.pin_bytes_per_s,
+        "throttled": None if gpu.clock_reasons is None else list(throttles(gpu.clock_reasons)),
+        "chip": row and row.name,
+    }
+
+
+def _record(record: Any) -> dict[str, Any]:
+    """A record as a dictionary, its reasons by field."""
+    fields = dataclasses.asdict(record)
+    if "untold" in fields:
+        fields["untold"] = dict(fields["untold"])
+    return fields
 
 
 def _host_findings(machine: Machine) -> Iterator[Finding]:
     for note in machine.notes:
-        yield Finding("warning" if note in machine.faults else "info", note)
+        severity: Severity = "error" if note in machine.broken else "warning" if note in machine.faults else "info"
+        yield Finding(severity, note)
     if not {"avx2", "asimd", "sve"} & set(machine.cpu.vectors):
         yield Finding(
             "warning", f"{machine.cpu.model} shows no AVX2, NEON or SVE: answers will be very slow, use another machine"
@@ -83,32 +124,26 @@ def _host_findings(machine: Machine) -> Iterator[Finding]:
         yield Finding("warning", f"only {free:.1f} GiB of memory are available: free some, or choose a small model")
 
 
-def _gpu_findings(gpu: Gpu) -> Iterator[Finding]:
-    taken = gpu.memory_bytes - gpu.free_bytes
-    if taken > _BUSY_MEMORY * gpu.memory_bytes:
-        used, total = taken / _GIBI, gpu.memory_bytes / _GIBI
-        yield Finding(
-            "warning",
-            f"{gpu.device}: {used:.1f} of {total:.1f} GiB are taken by other processes: end them or plan with what is left",
-        )
-    if gpu.power_limit_w is not None and gpu.power_default_w is not None and gpu.power_limit_w < gpu.power_default_w - 1:
-        yield Finding(
-            "warning",
-            f"{gpu.device}: power is capped at {gpu.power_limit_w:.0f} W of {gpu.power_default_w:.0f} W: "
-            "expect lower clocks, or raise the limit with nvidia-smi -pl",
-        )
-    if architecture(gpu.capability) is None:
-        major, minor = gpu.capability
-        yield Finding(
-            "warning", f"{gpu.device}: compute capability {major}.{minor} is not in redline's table: float16 is assumed"
-        )
+def _storage_findings(machine: Machine) -> Iterator[Finding]:
+    storage = machine.storage
+    if storage is None:
+        return
+    if storage.free_bytes < _LITTLE_DISK:
+        free = storage.free_bytes / _GIBI
+        yield Finding("warning", f"{storage.folder} has {free:.1f} GiB left: free some, or set REDLINE_CACHE to another disk")
+    disk = next((disk for disk in machine.disks if disk.name == storage.disk), None)
+    if disk is not None and disk.kind == "hdd":
+        yield Finding("info", f"models lie on {disk.name}, a disk that turns: loading takes minutes; an SSD takes seconds")
+    if storage.file_system in _FAR_FILES:
+        yield Finding("info", f"models lie on {storage.file_system}, over the network: loading is as fast as that is")
 
 
-def _ceiling_findings(machine: Machine, ceilings: Mapping[str, Ceilings]) -> Iterator[Finding]:
+def _ceiling_findings(machine: Machine, ceilings: Mapping[str, Ceilings], refused: Mapping[str, str]) -> Iterator[Finding]:
     for device, name in _devices(machine):
         measured = ceilings.get(device)
         if measured is None:
-            yield Finding("info", f"{device}: not measured yet: run redline doctor")
+            why = f"not measured: {refused[device]}" if device in refused else "not measured yet: run redline doctor"
+            yield Finding("info", f"{device}: {why}")
             continue
         row = chip(name)
         if row is not None and measured.read_bytes_per_s < _WEAK_READ * row.read_bytes_per_s:
@@ -138,13 +173,3 @@ def _known(machine: Machine, ceilings: Mapping[str, Ceilings]) -> dict[str, Ceil
         if gpu.device not in known and row is not None:
             known[gpu.device] = from_table(gpu.device, row)
     return known
-
-
-def _describe(gpu: Gpu) -> dict[str, Any]:
-    known = architecture(gpu.capability)
-    return dataclasses.asdict(gpu) | {
-        "capability": "{}.{}".format(*gpu.capability),
-        "architecture": known.name if known else None,
-        "native": sorted(known.native) if known else None,
-        "shared_memory_bytes": known.shared_memory_bytes if known else None,
-    }

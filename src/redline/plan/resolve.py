@@ -25,8 +25,8 @@ _BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # as /proc/cpuinfo spells the
 _BEYOND_FLOAT16 = ("gemma3",)  # families whose activations pass 65504, the largest float16
 _CPU_KV_BYTES = 4 * GIBI
 _CPU_KV_SHARE = 0.25  # of the memory available: other programs live here too
-_CPU_PROCESS_BYTES = 512 * MEBI  # interpreter, libraries and the server process
-_CUDA_CONTEXT_BYTES = 600 * MEBI  # context, cuBLAS workspaces and loaded kernels, not yet there when memory is read
+CPU_PROCESS_BYTES = 512 * MEBI  # interpreter, libraries and the server process
+CUDA_CONTEXT_BYTES = 600 * MEBI  # context, cuBLAS workspaces and loaded kernels, not yet there when memory is read
 _LARGE_CARD = 32 * GIBI
 _SHORTEST_CONTEXT = 256  # a context reduced below this would be of no use to anybody
 
@@ -182,13 +182,13 @@ def _budget(config: EngineConfig, machine: Machine, gpu: Gpu | None, free_bytes:
     kv_asked = None if asked is None else int(asked * GIBI)
     if gpu is None:
         free = machine.available_bytes if free_bytes is None else free_bytes
-        total = max(0, free - _CPU_PROCESS_BYTES)
+        total = max(0, free - CPU_PROCESS_BYTES)
         kv_most = min(_CPU_KV_BYTES, int(_CPU_KV_SHARE * free))
         reason = f"at most 4 GiB and a quarter of the {size(free)} available, and no more than the longest batch needs"
         budget = Budget(total, "this machine", kv_most, kv_asked)
     else:
         # The context of this process is part of what others use once free_bytes was read with it in place.
-        used = gpu.memory_bytes - gpu.free_bytes + _CUDA_CONTEXT_BYTES if free_bytes is None else gpu.memory_bytes - free_bytes
+        used = gpu.memory_bytes - gpu.free_bytes + CUDA_CONTEXT_BYTES if free_bytes is None else gpu.memory_bytes - free_bytes
         share = config.cache.gpu_memory_utilization
         reason = f"what {share:.0%} of {gpu.name} leaves beside weights and workspace, and no more than the longest batch needs"
         budget = Budget(int(share * gpu.memory_bytes) - used, gpu.device, None, kv_asked)

@@ -192,6 +192,23 @@ def weight_count(shape: ModelShape) -> int:
     return linear_weights(shape) + norm_weights(shape) + embedding
 
 
+def weight_parts(shape: ModelShape) -> tuple[tuple[str, int], ...]:
+    """Every parameter by kind: the matrices as `cost` names their stages, values apart from qkv, "embedding" and "norms".
+
+    A tied head is the embedding and is counted once, as "lm_head": steps read it as that.
+    """
+    value = shape.num_layers * shape.hidden_size * shape.num_kv_heads * shape.head_size
+    parts: list[tuple[str, int]] = []
+    for matrix in _matrices(shape):
+        if matrix.name == "qkv":
+            parts += [("qkv", matrix.weights - value), ("value", value)]
+        else:
+            parts.append((matrix.name, matrix.weights))
+    if not shape.tie_embeddings:
+        parts.append(("embedding", shape.vocab_size * shape.hidden_size))
+    return (*parts, ("norms", norm_weights(shape)))
+
+
 def linear_weights(shape: ModelShape) -> int:
     """Elements of all matrices that tokens are multiplied with: projections, experts, router, head, and their biases."""
     return sum(part.weights for part in _matrices(shape))

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from redline import log
-from redline.engine.message import EngineInfo, Stats
+from redline.engine.message import EngineInfo, Sample, Stats
 from redline.server.histogram import Histogram
 from redline.types import Timing
 
@@ -39,6 +39,16 @@ _REQUEST_S = (
 )
 _SHORT_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _TOKENS = (1, 2, 5, *(factor * 10**power for power in range(1, 6) for factor in (1, 2, 5)))
+_TEXTS = {
+    "roofline_ratio": "The machine's limit over the time of steps; with the rests of its phase it adds up to 1.",
+    "roofline_rest_ratio": "Shares of the time of steps beyond the limit, by cause.",
+    "step_cause_seconds_total": "Seconds of steps by cause; weights and kv are the limit.",
+    "prediction_error_ratio": "Mean deviation of the newest steps from the plan, and from the plan as corrected.",
+    "prediction_correction_ratio": "What the plan's times are multiplied by, from what steps took.",
+    "prediction_bar_ratio": "Within what, either way, nine steps of ten lie.",
+    "prediction_deviations_total": "Steps beyond the error bar.",
+    "throttled_seconds_total": "Seconds of steps while something held the clocks down.",
+}  # of labelled figures
 _CHOICES = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -251,6 +261,7 @@ class _EngineState(Collector):
             is_level = name.endswith(("_ratio", "_per_second"))
             told, text = (gauges, "A level of the engine.") if is_level else (counters, "A counter of the engine.")
             told.append((f"redline_{name}", "", text, value))
+        yield from _labelled(stats.samples, self._labels)
         for kind, rows in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for own, known, text, value in rows:
                 for name in filter(None, (own, known)):
@@ -266,6 +277,19 @@ class _EngineState(Collector):
             yield _gauge("redline_weight_bytes", "Memory of the weights.", info.weight_bytes, self._labels)
             yield _gauge("redline_kv_bytes", "Memory of the KV pages.", info.kv_bytes, self._labels)
             yield _gauge("redline_start_seconds", "From the start of the engine to ready.", info.start_s, self._labels)
+
+
+def _labelled(samples: Iterable[Sample], labels: dict[str, str]) -> Iterator[Metric]:
+    """The engine's figures by label, one family for each name."""
+    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+    for sample in samples:
+        family = families.get(sample.name)
+        if family is None:
+            kind = GaugeMetricFamily if sample.name.endswith("_ratio") else CounterMetricFamily
+            text = _TEXTS.get(sample.name, "Of the engine.")
+            family = families[sample.name] = kind(f"redline_{sample.name}", text, labels=[*labels, *sample.labels])
+        family.add_metric([*labels.values(), *sample.labels.values()], sample.value)
+    yield from families.values()
 
 
 def _labels_of(name: str, labels: dict[str, str]) -> dict[str, str]:

@@ -52,17 +52,19 @@ def parameters_of(body: Body, info: EngineInfo) -> Parameters:
         max_tokens_given=_max_tokens(body) is not None,
         max_tokens_name=_max_tokens_name(body),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
-        **_way(body),
+        **_way(body, info),
     )
 
 
-def parameters_without_answer(body: PoolingBody) -> Parameters:
+def parameters_without_answer(body: PoolingBody, info: EngineInfo) -> Parameters:
     """Those of prompts that only become vectors. What is reserved for an answer is as little as can be: one token."""
-    return Parameters(sampling=SamplingParams(max_tokens=1), max_tokens_given=False, **_way(body))
+    return Parameters(sampling=SamplingParams(max_tokens=1), max_tokens_given=False, **_way(body, info))
 
 
-def _way(body: Body | PoolingBody) -> dict[str, Any]:
+def _way(body: Body | PoolingBody, info: EngineInfo) -> dict[str, Any]:
     """How a request goes through the engine, whatever it asks."""
+    if body.redline and not info.receipts:
+        raise UnsupportedField("this server makes no receipts", hint="it was started with --no-receipts", param="redline")
     return {
         "priority": int(_bounded(body.priority or 0, "priority", -MAX_PRIORITY, MAX_PRIORITY)),
         "deadline_s": None if body.deadline_ms is None else _bounded(body.deadline_ms, "deadline_ms", 1, MAX_DEADLINE_MS) / 1000,

@@ -64,7 +64,7 @@ async def asked_of(
     call = Call(
         prefix=prefix,
         model=service.served_name,
-        asked=parameters_without_answer(body),
+        asked=parameters_without_answer(body, info),
         stream=False,
         arrival=arrival,
         continues=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from redline.errors import NotFound
 from redline.server.caller import caller_of
 from redline.server.endpoint import Endpoint
 from redline.server.service import Service
@@ -15,6 +16,8 @@ from redline.server.service import Service
 
 def endpoints(service: Service) -> list[Endpoint]:
     async def receipt(request: Request) -> Response:
+        if (info := service.client.info) is not None and not info.receipts:
+            raise NotFound("this server makes no receipts", hint="it was started with --no-receipts", param="id")
         data = service.receipts.find(request.path_params["id"], caller_of(request.scope).id)
         return Response(data, media_type="application/json")
 

@@ -117,7 +117,7 @@ def _phase(stats: Stats, name: str) -> Phase | None:
         seconds=more[f"{name}_seconds_total"],
         bytes=more[f"{name}_bytes_total"],
         flops=more[f"{name}_flops_total"],
-        ratio=more.get(f"{name}_roofline_ratio"),
+        ratio=next((s.value for s in stats.samples if s.name == "roofline_ratio" and s.labels["phase"] == name), None),
     )
 
 

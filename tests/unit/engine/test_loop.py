@@ -19,7 +19,8 @@ from redline.engine.runner import Launched, StepResult
 from redline.engine.scheduler import Scheduler
 from redline.engine.stats import Accounts
 from redline.hardware.ceilings import Ceilings
-from redline.plan.receipt import Meter
+from redline.plan.meter import USUAL_SHARE, Meter
+from redline.plan.roofline import StepWork
 from redline.shapes import known
 from redline.types import Request
 
@@ -118,6 +119,27 @@ def test_prompts_hold_up_answers_on_a_gpu_for_a_bounded_time_once_it_is_measured
     assert loop.in_flight is not None
     found = loop.in_flight.num_tokens - 1
     assert found == most if device == "cpu" else 64 <= found <= most
+
+
+def test_prompts_that_are_slower_than_promised_come_in_smaller_chunks() -> None:
+    """The bound is in seconds, and what it takes a token to be follows the steps that had about so many."""
+    loop, _ = stub_loop()
+    loop.meter.ceilings = Ceilings("cuda:0", "a slow one", 1e15, {"float32": 1e9}, "")
+    least = loop.meter.prompt_seconds(1.0)
+    assert least is not None
+    loop.submit(asked("reader", answer=1000))
+    usual = loop._scheduler.bound
+    assert usual is not None and usual.token_s == pytest.approx(least[0] / USUAL_SHARE)
+    work = StepWork.of([(9, 1), (0, usual.tokens(0, MIXED_STEP_S))], logit_rows=2)
+    limit = loop.meter.limit_s(work)
+    assert limit is not None
+    for _ in range(10):
+        loop.meter.step(work, 4 * limit, 0.0, mixed=True)
+    loop.submit(asked("long", prompt=2000))
+    bound = loop._scheduler.bound
+    assert bound is not None and bound.token_s == pytest.approx(4 * least[0]) and bound.pair_s == pytest.approx(4 * least[1])
+    loop.submit(asked("longer", prompt=2000))
+    assert loop._scheduler.bound is bound, "nothing was learned since"
 
 
 def test_gathered_tokens_are_all_told_and_counted_whatever_ends_the_request() -> None:

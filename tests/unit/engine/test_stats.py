@@ -10,7 +10,9 @@ from redline.engine.request import Sequence
 from redline.engine.scheduler import Entry, Plan, SchedulerStats
 from redline.engine.stats import Accounts
 from redline.hardware import Ceilings
+from redline.hardware.power import PowerMeter, PowerSource
 from redline.log import FALLBACKS
+from redline.plan.contract import FEW
 from redline.plan.receipt import Meter
 from redline.plan.roofline import StepWork, cost, limit_s
 from redline.shapes import known
@@ -89,6 +91,94 @@ def test_a_receipt_of_a_request_of_two_choices(accounts: Accounts, clock: Clock)
     assert receipt["prefill"]["limit_s"] == pytest.approx(sum(limits), rel=1e-3)
 
 
+class Counter:
+    """A device of 100 W, and 300 W more in every second of a step."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.busy_s = 0.0
+
+    def source(self) -> PowerSource:
+        return PowerSource(lambda: 100.0 * self._clock.now + 300.0 * self.busy_s, lambda: ("sw_power_cap",))
+
+
+def test_energy_is_shared_by_tokens_and_its_idle_part_is_told(clock: Clock) -> None:
+    """Of a prefill step of ten tokens six are one request's; of decode steps both have half."""
+    counter = Counter(clock)
+    meter = Meter(SHAPE, "float32", 4, 4, CEILINGS, 1000)
+    accounts = Accounts(meter, 0, clock, PowerMeter(counter.source(), clock))
+    clock.now += 2.0
+    [one], [two] = choices("a", 6, arrival=clock.now, want_receipt=True), choices("b", 4, arrival=clock.now, want_receipt=True)
+    accounts.open(one.request)
+    accounts.open(two.request)
+    steps = [plan((one, 0, 6, True), (two, 0, 4, True)), *[plan((one, 6 + i, 1, True), (two, 4 + i, 1, True)) for i in range(8)]]
+    for step in steps:
+        clock.now += 0.5
+        counter.busy_s += 0.5
+        accounts.step(step, seconds=0.4, host_s=0.1)
+    first: Any = accounts.close(one)
+    second: Any = accounts.close(two)
+    energy = first["energy"]
+    assert (energy["watts"], energy["idle_watts"], energy["reason"]) == (400.0, 100.0, None)
+    assert energy["joules"] == pytest.approx(400 * (0.3 + 8 * 0.25)) and energy["prefill_joules"] == pytest.approx(120.0)
+    assert energy["idle_joules"] == pytest.approx(energy["joules"] / 4)
+    assert energy["joules_per_token"] == pytest.approx(100.0) and energy["throttled"] == ["sw_power_cap"]
+    assert "power cap" in first["advice"]
+    stats = accounts.stats(IDLE)
+    assert energy["joules"] + second["energy"]["joules"] == pytest.approx(stats.more["step_energy_joules_total"])
+    assert stats.more["energy_joules_total"] == pytest.approx(200.0 + 400.0 * 4.5) and stats.absent == {}
+    throttled = [sample.value for sample in stats.samples if sample.name == "throttled_seconds_total"]
+    assert throttled == [pytest.approx(4.5)]
+
+
+def test_what_is_not_known_of_energy_is_null_with_the_reason(accounts: Accounts) -> None:
+    [one] = choices("a", 6, want_receipt=True)
+    accounts.open(one.request)
+    accounts.step(plan((one, 0, 6, True)), 0.5, 0.0)
+    receipt: Any = accounts.close(one)
+    reason = receipt["energy"].pop("reason")
+    assert reason and set(receipt["energy"].values()) == {None, 0.0}
+    assert accounts.stats(IDLE).absent == {"energy": reason, "throttling": reason}
+
+
+def test_without_receipts_the_sums_go_on(clock: Clock) -> None:
+    stats = []
+    for receipts in (True, False):
+        accounts = Accounts(Meter(SHAPE, "float32", 4, 4, CEILINGS, 1000), 0, clock, receipts=receipts)
+        [one] = choices("a", 6, arrival=clock.now, want_receipt=True)
+        accounts.open(one.request)
+        accounts.step(plan((one, 0, 6, True)), 0.5, 0.0)
+        accounts.token(one)
+        timing = accounts.timing(one)
+        assert (accounts.close(one) is not None) == receipts
+        stats.append((timing, accounts.stats(IDLE)))
+    assert stats[0] == stats[1]
+
+
+def test_what_steps_take_is_foreseen_from_what_they_took(accounts: Accounts) -> None:
+    """Decode steps of three times their limit, prompts of five times."""
+    [one], [two] = choices("a", 600), choices("b", 9)
+    accounts.open(one.request)
+    accounts.open(two.request)
+    before = accounts.foreseen(4)
+    decode = StepWork.of([(9, 1)], logit_rows=1)
+    for _ in range(8):
+        accounts.step(plan((two, 9, 1, True)), 3 * (accounts.meter.limit_s(decode) or 0.0), 0.0)
+        mixed = plan((two, 9, 1, True), (one, 0, 600, True))
+        accounts.step(mixed, 5 * (accounts.meter.limit_s(mixed.work()) or 0.0), 0.0)
+    after = accounts.foreseen(4)
+    works = StepWork.of([(9, 1)] * 4, logit_rows=4)
+    assert after.turn_s == pytest.approx(3 * (accounts.meter.limit_s(works) or 0.0))
+    usual, slow = accounts.meter.prompt_seconds(), accounts.meter.prompt_seconds(share=1 / 5)
+    assert usual is not None and slow is not None
+    assert (before.prompt_s, after.prompt_s) == (usual[0], pytest.approx(slow[0]))
+    assert accounts.prompt_seconds(8192) == usual, "nobody has seen steps of about that size"
+    deviations = {s.labels["doing"]: s.value for s in accounts.stats(IDLE).samples if s.name == "prediction_deviations_total"}
+    assert deviations == {"decode": FEW, "mixed": FEW}
+    errors = [s for s in accounts.stats(IDLE).samples if s.name == "prediction_error_ratio" and s.labels["doing"] == "decode"]
+    assert [s.labels["of"] for s in errors] == ["promise", "correction"] and errors[1].value < errors[0].value
+
+
 def test_no_receipt_is_made_that_nobody_asked_for(accounts: Accounts) -> None:
     [one] = choices("a", 3)
     accounts.open(one.request)
@@ -118,7 +208,10 @@ def test_steps_of_ended_requests_count_for_the_engine_alone(accounts: Accounts) 
         2,
         0,
     )
-    assert 0 < stats.more["prefill_roofline_ratio"] < 1 and "decode_roofline_ratio" not in stats.more
+    ratios = {sample.labels["phase"]: sample.value for sample in stats.samples if sample.name == "roofline_ratio"}
+    assert list(ratios) == ["prefill"] and 0 < ratios["prefill"] < 1
+    rests = [sample.value for sample in stats.samples if sample.name == "roofline_rest_ratio"]
+    assert ratios["prefill"] + sum(rests) == pytest.approx(1.0), "where the time went adds up"
 
 
 def test_a_requests_time_is_waiting_prefill_and_decode_and_nothing_is_lost(accounts: Accounts, clock: Clock) -> None:

@@ -101,3 +101,15 @@ def test_table_figures_say_that_they_are_a_table() -> None:
     assert row is not None
     known = ceilings.from_table("cuda:0", row)
     assert (known.source, known.measured_at, known.read_bytes_per_s) == ("table", "", 4.8e12)
+
+
+def test_a_reckoned_rate_calls_no_measurement_impossible(tmp_path: Path) -> None:
+    """GB10's float32 rate is derived; its bandwidth is its data sheet's."""
+    gpu = dataclasses.replace(GPU, name="NVIDIA GB10", capability=(12, 1))
+    identity = identify(dataclasses.replace(MACHINE, gpus=(gpu,)), "cuda:0")
+    row = chip("NVIDIA GB10")
+    assert row is not None and "float32" in row.derived
+    fast = 1.3 * row.flops["float32"]
+    assert ceilings.measure(identity, probes([2.5e11], float32=[fast]), tmp_path).matmul_flops["float32"] == fast
+    with pytest.raises(InternalError, match="data sheet"):
+        ceilings.measure(identity, probes([1.3 * row.read_bytes_per_s], float32=[fast]), tmp_path)

@@ -93,3 +93,54 @@ def test_a_system_without_proc_and_sys_still_answers(tmp_path: Path) -> None:
     cpu = read_cpu(tmp_path, tmp_path)
     total, available = read_memory(tmp_path, tmp_path)
     assert cpu.cores >= 1 and cpu.l3_bytes is None and total >= available >= 0
+
+
+def test_caches_cores_and_nodes(machine: tuple[Path, Path]) -> None:
+    proc, sys = machine
+    cache = sys / "devices/system/cpu/cpu0/cache"
+    write(cache / "index3/level", "3\n")
+    write(cache / "index3/type", "Unified\n")
+    write(cache / "index3/shared_cpu_list", "0-5,8,10\n")
+    for name, text in {"size": "48K", "level": "1", "type": "Data", "shared_cpu_list": "0-1"}.items():
+        write(cache / "index0" / name, text + "\n")
+    for core in range(12):  # two sockets of three cores with two threads each
+        folder = sys / f"devices/system/cpu/cpu{core}/topology"
+        write(folder / "physical_package_id", f"{core // 6}\n")
+        write(folder / "core_id", f"{core % 3}\n")
+    write(sys / "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3799072\n")
+    for node, cores in enumerate(("0-5", "6-11", "")):  # the last: memory of a coherent GPU
+        write(sys / f"devices/system/node/node{node}/cpulist", cores + "\n")
+        write(sys / f"devices/system/node/node{node}/meminfo", f"Node {node} MemTotal:  8388608 kB\nNode {node} MemFree: 1 kB\n")
+    cpu = read_cpu(proc, sys)
+    assert [(c.level, c.kind, c.size_bytes, c.shared_by) for c in cpu.caches] == [
+        (1, "Data", 48 << 10, 2),
+        (3, "Unified", 32 << 20, 8),
+    ]
+    assert (cpu.logical_cores, cpu.physical_cores, cpu.sockets, cpu.max_mhz) == (12, 6, 2, 3799.072)
+    assert [(n.index, len(n.cores), n.memory_bytes) for n in cpu.numa] == [(0, 6, 8 * GIB), (1, 6, 8 * GIB), (2, 0, 8 * GIB)]
+    assert cpu.allowed == (0, 1, 2, 3, 4, 5, 8, 10) and cpu.untold == ()
+
+
+def test_cores_and_sockets_from_cpuinfo_where_sysfs_is_hidden(tmp_path: Path) -> None:
+    lines = [f"processor : {i}\nmodel name : X\nphysical id : {i // 4}\ncore id : {i % 2}\n" for i in range(8)]
+    write(tmp_path / "proc/cpuinfo", "\n".join(lines))
+    cpu = read_cpu(tmp_path / "proc", tmp_path / "sys")
+    assert (cpu.logical_cores, cpu.physical_cores, cpu.sockets) == (8, 4, 2)
+
+
+def test_nothing_to_read_is_none_with_reasons(tmp_path: Path) -> None:
+    cpu = read_cpu(tmp_path / "proc", tmp_path / "sys")
+    assert cpu.cores >= 1 and cpu.model
+    assert (cpu.l3_bytes, cpu.logical_cores, cpu.max_mhz, cpu.caches, cpu.numa) == (None, None, None, (), ())
+    reasons = dict(cpu.untold)
+    assert {"vectors", "caches", "l3_bytes", "sockets", "max_mhz", "numa"} <= reasons.keys()
+    assert all("cannot be read" in reason for reason in reasons.values())
+
+
+def test_arm_cores_are_named_by_their_numbers(machine: tuple[Path, Path]) -> None:
+    """GB10's two kinds of cores; a number that nobody knows leaves the name to the system."""
+    core = "processor : {0}\nCPU implementer : 0x41\nCPU part : {1}\nFeatures : asimd sve2\n\n"
+    write(machine[0] / "cpuinfo", core.format(0, "0xd87") + core.format(1, "0xd87") + core.format(2, "0xd85"))
+    assert read_cpu(*machine).model == "Arm Cortex-A725 and Arm Cortex-X925"
+    write(machine[0] / "cpuinfo", core.format(0, "0xfff"))
+    assert "Arm Cortex" not in read_cpu(*machine).model

@@ -1,15 +1,12 @@
-"""GPUs are numbered as CUDA numbers them, and the C binding passes what the driver's reference asks for."""
+"""GPUs are numbered as CUDA numbers them, and what a card does not tell is None with a reason."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
-from fake_nvml import Card, FakeNvml
-from redline.hardware.nvml import DriverNvml, NvmlUnavailable, read_gpus
+from fake_nvml import GIB, NVLINK_4, Card, FakeNvml
+from redline.hardware.machine import MigSlice, Pcie
+from redline.hardware.nvml import Link, NvmlUnavailable, read_gpus, read_paths, silent
 
 CARDS = [Card("GPU-aa1"), Card("GPU-ab2"), Card("GPU-cc3")]
 
@@ -33,117 +30,80 @@ def test_visible_devices_are_numbered_in_the_order_of_the_variable(visible: str 
     assert [gpu.device for gpu in gpus] == [f"cuda:{i}" for i in range(len(uuids))]
 
 
-class FakeLibrary:
-    """libnvidia-ml as a C library with one card: functions fill the pointers they are given and return a code."""
-
-    def __init__(self, **codes: int):
-        self._codes = codes
-
-    def __getattr__(self, function: str) -> Callable[..., Any]:
-        if function == "nvmlErrorString":
-            return _ErrorString()
-        if not hasattr(_Answers, function):
-            raise AttributeError(function)
-
-        def call(*arguments: Any) -> int:
-            if function not in self._codes:
-                getattr(_Answers, function)(*arguments)
-            return self._codes.get(function, 0)
-
-        return call
+def test_a_card_that_tells_everything() -> None:
+    (gpu,) = read_gpus(FakeNvml([Card("GPU-1", processes=((4321, 20 * GIB), (77, None)))]))
+    assert gpu.untold == ()
+    assert (gpu.sms, gpu.ecc, gpu.compute_mode, gpu.memory_kind, gpu.mig) == (132, True, "default", "own", False)
+    assert (gpu.power_min_w, gpu.power_max_w, gpu.power_w, gpu.sm_mhz, gpu.temperature_c) == (200.0, 700.0, 76.0, 345, 31)
+    assert gpu.pcie == Pcie(1, 16, 5, 16) and gpu.pcie.bytes_per_s == pytest.approx(63e9, rel=0.01)
+    assert gpu.nvlinks is not None and (gpu.nvlinks.count, gpu.nvlinks.version, gpu.nvlinks.bytes_per_s) == (18, "4.0", 450e9)
+    assert gpu.nvlinks.peers == (("switch", 18),)
+    assert gpu.processes is not None and [(row.pid, row.memory_bytes) for row in gpu.processes] == [(4321, 20 * GIB), (77, None)]
+    assert gpu.pin_bytes_per_s == pytest.approx(4.917e12, rel=1e-3)  # 3201 MHz, twice, over 6144 bits
 
 
-class _ErrorString:
-    restype: Any = None
-
-    def __call__(self, code: int) -> bytes:
-        return b"Driver/library version mismatch" if code == 18 else b"Not Supported"
-
-
-class _Answers:
-    """What the card says. `byref` objects keep their target in `_obj`."""
-
-    @staticmethod
-    def nvmlInit_v2() -> None: ...
-
-    @staticmethod
-    def nvmlSystemGetDriverVersion(buffer: Any, size: ctypes.c_uint) -> None:
-        assert len(buffer) == size.value
-        buffer.value = b"580.1"
-
-    @staticmethod
-    def nvmlDeviceGetCount_v2(number: Any) -> None:
-        number._obj.value = 1
-
-    @staticmethod
-    def nvmlDeviceGetHandleByIndex_v2(index: ctypes.c_uint, handle: Any) -> None:
-        assert index.value == 0
-        handle._obj.value = 0xBEEF
-
-    @staticmethod
-    def nvmlDeviceGetUUID(handle: ctypes.c_void_p, buffer: Any, size: ctypes.c_uint) -> None:
-        assert handle.value == 0xBEEF
-        buffer.value = b"GPU-1"
-
-    @staticmethod
-    def nvmlDeviceGetName(handle: ctypes.c_void_p, buffer: Any, size: ctypes.c_uint) -> None:
-        buffer.value = b"Tesla T4"
-
-    @staticmethod
-    def nvmlDeviceGetCudaComputeCapability(handle: ctypes.c_void_p, major: Any, minor: Any) -> None:
-        major._obj.value, minor._obj.value = 7, 5
-
-    @staticmethod
-    def nvmlDeviceGetMemoryInfo(handle: ctypes.c_void_p, memory: Any) -> None:
-        memory._obj.total, memory._obj.free, memory._obj.used = 16 << 30, 15 << 30, 1 << 30
-
-    @staticmethod
-    def nvmlDeviceGetEnforcedPowerLimit(handle: ctypes.c_void_p, number: Any) -> None:
-        number._obj.value = 70_000
-
-    @staticmethod
-    def nvmlDeviceGetPowerManagementDefaultLimit(handle: ctypes.c_void_p, number: Any) -> None:
-        number._obj.value = 70_000
-
-    @staticmethod
-    def nvmlDeviceGetMaxClockInfo(handle: ctypes.c_void_p, kind: int, number: Any) -> None:
-        number._obj.value = {1: 1590, 2: 5001}[kind]
-
-    @staticmethod
-    def nvmlDeviceGetTotalEnergyConsumption(handle: ctypes.c_void_p, number: Any) -> None:
-        assert handle.value == 0xBEEF
-        number._obj.value = 5_000_000_000_250  # more than 32 bits hold
+def test_every_figure_that_a_card_does_not_tell_is_none_with_a_reason() -> None:
+    card = Card("GPU-1", power=(None, None), clocks=(None, None), clocks_now=(None, None), reasons=None)
+    card.power_range = card.power_now = card.temperature = card.utilization = card.processes = card.ecc = None
+    card.ecc_errors = card.cores = card.bus_bits = card.mode = card.bus_id = card.pcie = card.links = card.mig = None
+    (gpu,) = read_gpus(FakeNvml([card]))
+    empty = {name for name, value in vars(gpu).items() if value is None}
+    assert empty - dict(gpu.untold).keys() == {"numa_node", "parent", "mig"}  # detect's, a slice's, and older than MIG
+    assert all(reason for _, reason in gpu.untold) and dict(gpu.untold)["ecc"] == "Not Supported"
+    assert gpu.pin_bytes_per_s is None and gpu.slices == ()
 
 
-def test_energy_is_told_in_joules_or_not_at_all() -> None:
-    assert DriverNvml(FakeLibrary()).energy_j(0) == 5_000_000_000.25
-    assert DriverNvml(FakeLibrary(nvmlDeviceGetTotalEnergyConsumption=3)).energy_j(0) is None
+def test_an_unknown_architecture_has_no_guessed_multiprocessors() -> None:
+    (gpu,) = read_gpus(FakeNvml([Card("GPU-1", capability=(15, 0))]))
+    assert gpu.sms is None and "not known" in dict(gpu.untold)["sms"]
 
 
-def test_the_binding_reads_a_card() -> None:
-    (gpu,) = read_gpus(DriverNvml(FakeLibrary()))
-    assert (gpu.name, gpu.uuid, gpu.driver, gpu.capability) == ("Tesla T4", "GPU-1", "580.1", (7, 5))
-    assert (gpu.memory_bytes, gpu.free_bytes) == (16 << 30, 15 << 30)
-    assert (gpu.power_limit_w, gpu.power_default_w, gpu.max_sm_mhz, gpu.max_memory_mhz) == (70.0, 70.0, 1590, 5001)
+def test_a_unified_gpu_has_the_hosts_memory() -> None:
+    """GB10's driver does not support the question; a stranger that answers so is taken for one too."""
+    for name in ("NVIDIA GB10", "NVIDIA Something"):
+        (gpu,) = read_gpus(FakeNvml([Card("GPU-1", name, (12, 1), total=None)]), host_memory=(120 * GIB, 100 * GIB))
+        assert (gpu.memory_bytes, gpu.free_bytes, gpu.memory_kind) == (120 * GIB, 100 * GIB, "unified")
 
 
-def test_a_figure_that_the_card_does_not_have_is_none() -> None:
-    library = FakeLibrary(
-        nvmlDeviceGetEnforcedPowerLimit=3, nvmlDeviceGetPowerManagementDefaultLimit=3, nvmlDeviceGetMaxClockInfo=3
-    )
-    (gpu,) = read_gpus(DriverNvml(library))
-    assert gpu.power_limit_w is gpu.power_default_w is gpu.max_sm_mhz is None
+def test_a_grace_hopper_is_coherent() -> None:
+    (gpu,) = read_gpus(FakeNvml([Card("GPU-1", "NVIDIA GH200 480GB")]))
+    assert gpu.memory_kind == "coherent" and gpu.memory_bytes == 140 * GIB
 
 
-def test_a_driver_that_refuses_says_why() -> None:
-    with pytest.raises(NvmlUnavailable, match="version mismatch"):
-        DriverNvml(FakeLibrary(nvmlInit_v2=18))
+def test_a_lost_card_hides_no_other() -> None:
+    nvml = FakeNvml([Card("GPU-a"), Card("GPU-b", lost="GPU is lost"), Card("GPU-c")])
+    assert [(gpu.index, gpu.uuid) for gpu in read_gpus(nvml)] == [(0, "GPU-a"), (1, "GPU-c")]
+    assert silent(nvml) == ("GPU 1 of the driver does not answer: GPU is lost",)
 
 
-def test_a_library_without_a_needed_function_is_too_old() -> None:
-    class Old:
-        def nvmlInit_v2(self) -> int:
-            return 0
+def test_paths_know_peers_and_direct_links() -> None:
+    first = Card("GPU-a", bus_id="0000:01:00.0", links=(Link(NVLINK_4, "0000:02:00.0"),) * 4)
+    nvml = FakeNvml([first, Card("GPU-b", bus_id="0000:02:00.0")])
+    (path,) = read_paths(nvml, read_gpus(nvml))
+    assert (path.first, path.second, path.level, path.peer, path.nvlinks) == (0, 1, "system", True, 4)
+    nvml.peers = None
+    assert read_paths(nvml, read_gpus(nvml))[0].peer is None
 
-    with pytest.raises(NvmlUnavailable, match="too old"):
-        DriverNvml(Old()).count()
+
+SLICES = (MigSlice("MIG-1", "NVIDIA H200 MIG 1g.18gb", 16 * GIB, 15 * GIB, 16), MigSlice("MIG-2", "x", 16 * GIB, 16 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [(None, ["MIG-1"]), ("0", ["MIG-1"]), ("MIG-2", ["MIG-2"]), ("MIG-2,MIG-1", ["MIG-2"]), ("GPU-a", [])],
+)
+def test_cuda_shows_one_slice_of_a_card_in_mig_mode(visible: str | None, uuids: list[str]) -> None:
+    gpus = read_gpus(FakeNvml([Card("GPU-a", mig=(True, True), slices=SLICES)]), visible)
+    assert [gpu.uuid for gpu in gpus] == uuids
+    for gpu in gpus:
+        assert gpu.parent == "GPU-a" and gpu.memory_bytes == 16 * GIB and gpu.nvlinks is None
+        assert gpu.sms == (16 if gpu.uuid == "MIG-1" else None) and gpu.pin_bytes_per_s is None
+
+
+def test_a_card_in_mig_mode_without_slices_is_no_device() -> None:
+    assert read_gpus(FakeNvml([Card("GPU-a", mig=(True, True))])) == ()
+
+
+def test_a_driver_that_answers_nothing_raises() -> None:
+    with pytest.raises(NvmlUnavailable, match="mismatch"):
+        read_gpus(FakeNvml(broken="Driver/library version mismatch"))

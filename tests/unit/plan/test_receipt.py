@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from redline.hardware import Ceilings
-from redline.plan.receipt import _NAMES, NOT_MEASURED, Anatomy, Meter, RequestMeter, Totals, receipt, split, summary
+from redline.hardware.power import Reading
+from redline.plan.meter import _NAMES
+from redline.plan.receipt import NOT_MEASURED, Anatomy, Meter, RequestMeter, Totals, receipt, split, summary
 from redline.plan.roofline import StepWork, cost, limit_s
 from redline.shapes import known
 
@@ -150,8 +152,33 @@ def test_the_gain_of_a_lever_is_the_time_it_would_save() -> None:
     assert "(up to 2.0x)" in busy["advice"] and "queue" in busy["advice"]
 
 
-def test_the_summary_is_three_lines_a_person_can_read() -> None:
-    lines = summary(one_request(meter())).splitlines()
+def test_promise_and_truth_stand_side_by_side() -> None:
+    """Without a predictor a decode step is promised 1.3 of its limit, until steps have taken twice the limit three times."""
+    made = one_request(meter(), steps=10)
+    promised = (3 * 1.3 + 7 * 2.0) * DECODE_LIMIT / 10
+    assert made["decode"]["promised_ms_per_token"] == pytest.approx(1e3 * promised, rel=1e-3)
+    assert made["prefill"]["promised_s"] == pytest.approx(1.25 * PREFILL_LIMIT, rel=1e-3)
+    blind = one_request(meter(None))
+    assert blind["decode"]["promised_ms_per_token"] is blind["prefill"]["promised_s"] is None
+
+
+def test_what_a_token_cost_is_told_where_somebody_counts() -> None:
+    quiet = one_request(meter())
+    assert quiet["energy"]["joules"] is None and quiet["energy"]["reason"] and "J a token" not in summary(quiet)
+    request, of = RequestMeter(), meter()
+    for _ in range(4):
+        request.add("decode", 1, of.step(StepWork.of([(9, 1)] * 2, logit_rows=2), 0.1, 0.0))
+    power = Reading(watts=300.0, idle_watts=60.0, over_s=2.0, throttled=(), reason=None)
+    made = receipt(request, of, queue_s=0.0, time_to_first_token_s=None, cached_tokens=0, power=power)
+    told: Any = made["energy"]
+    assert (told["joules"], told["idle_joules"], told["joules_per_token"]) == (60.0, 12.0, 15.0), "half of each step is its own"
+    assert "15 J a token, 20% of it idle" in summary(made)
+
+
+def test_the_summary_is_four_lines_a_person_can_read() -> None:
+    first, *lines = summary(one_request(meter())).splitlines()
+    assert re.fullmatch(r"[\d.]+ ms a token were expected, 18.10 it took", lines.pop(0))
+    lines.insert(0, first)
     assert len(lines) == 3
     assert lines[0] == "55.3 tok/s, 50% of what a cpu can do (limit 110.5 tok/s, reading 30.0 GB/s)"
     assert lines[1].startswith("prompt: 100 tokens in ") and "7 more from the cache" in lines[1]

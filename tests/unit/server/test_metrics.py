@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from redline import log
-from redline.engine.message import EngineInfo, Stats
+from redline.engine.message import EngineInfo, Sample, Stats
 from redline.server.histogram import Histogram
 from redline.server.metrics import MEASURES, Metrics
 from redline.types import Timing
@@ -28,7 +28,13 @@ class Engine:
     restarts = 2
     stats = Stats(
         running=2, waiting=3, pages_total=10, pages_used=4, prefix_queries=100, prefix_hits=60, prompt_tokens=100,
-        generation_tokens=50, preemptions=1, steps=7, step_s=0.5, more={"drafts": 9.0, "decode_roofline_ratio": 0.5},
+        generation_tokens=50, preemptions=1, steps=7, step_s=0.5, more={"drafts": 9.0, "idle_joules_per_second": 75.0},
+        samples=[
+            Sample("roofline_ratio", {"phase": "decode"}, 0.5),
+            Sample("roofline_rest_ratio", {"phase": "decode", "cause": "host"}, 0.3),
+            Sample("roofline_rest_ratio", {"phase": "decode", "cause": "padding"}, 0.2),
+            Sample("throttled_seconds_total", {"reason": "sw_thermal"}, 4.0),
+        ],
         fallbacks=[("attention", "no GPU", 2)],
     )  # fmt: skip
 
@@ -72,7 +78,11 @@ def test_the_engines_state_has_the_names_that_dashboards_know() -> None:
         "redline_kv_usage_ratio": 0.4,
         "redline_steps_total": 7,
         "redline_drafts_total": 9,
-        "redline_decode_roofline_ratio": 0.5,
+        "redline_idle_joules_per_second": 75,
+        "redline_roofline_ratio,phase=decode": 0.5,
+        "redline_roofline_rest_ratio,cause=host,phase=decode": 0.3,
+        "redline_roofline_rest_ratio,cause=padding,phase=decode": 0.2,
+        "redline_throttled_seconds_total,reason=sw_thermal": 4,
         "redline_fallbacks_total,name=attention,process=engine,reason=no GPU": 2,
     }.items():
         assert found[name] == value, name

@@ -16,8 +16,8 @@ from fake_server import live
 
 OPS = Path(__file__).parents[3] / "ops"
 NAME = re.compile(r"\b((?:redline|process)_\w+)")
-# What only an engine of the real kind tells, in `Stats.more`.
-OF_THE_ENGINE = {"redline_decode_roofline_ratio", "redline_prefill_roofline_ratio"}
+# What only an engine of the real kind tells, in `Stats.samples`.
+OF_THE_ENGINE = {"redline_roofline_ratio"}
 
 
 @pytest.fixture(scope="module")

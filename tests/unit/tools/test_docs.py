@@ -13,6 +13,8 @@ FILES = {
     "src/redline/errors.py": '"""Every error, as\none tree.\n\nMore.\n"""\n',
     "src/redline/env.py": 'A = Variable("REDLINE_CACHE", None, "Where models lie.")\n',
     "src/redline/kernels/__init__.py": '"""One file per op."""\n',
+    "src/redline/plan/__init__.py": '"""Plans."""\n',
+    "src/redline/plan/claims.py": '"""What was promised."""\ndef page():\n    return "7B: 77 of 180\\n"\n',
     "src/redline/kernels/tolerance.py": 'TOLERANCES: dict = {\n    # Sums,\n    # one rounding.\n    "norm": {"f32": 0.0, "bf16": 8e-3},\n}\n',
 }
 
@@ -31,6 +33,7 @@ def test_pages_hold_docstrings_variables_and_tolerances(top):
     assert "| `errors.py` | yes | Every error, as one tree. |" in page
     assert page.index("## ground") < page.index("One file per op.") < page.index("## door")
     assert "| `REDLINE_CACHE` |  | Where models lie. |" in (top / "docs/env.md").read_text()
+    assert (top / "docs/claims.md").read_text().endswith("\n\n7B: 77 of 180\n")
     assert "| norm | 0 | 0.008 | Sums, one rounding. |" in (top / "docs/tolerances.md").read_text()
 
 

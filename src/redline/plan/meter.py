@@ -1,0 +1,308 @@
+"""The limit of every step beside what it took: sums over an engine's steps, and over those that a request took part in.
+
+Time is wall time of the steps: the device's seconds and the seconds the device waited for the host before them. Without
+measured ceilings there is no limit. What is told of the sums is receipt.py's business. Open `Meter` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from redline.hardware.ceilings import Ceilings
+from redline.plan.contract import Contract, Doing, Predictor
+from redline.plan.roofline import Cost, StepWork, cost, limit_parts, prompt_seconds
+from redline.shapes import ModelShape
+
+Phase = Literal["prefill", "decode"]
+
+USUAL_SHARE = 0.8  # of the matrix rate, in long chunks of a prompt
+_NAMES = {
+    "kv": {"_attend", "_decode", "_reduce", "_prepare", "_rotate", "_write_kv", "decode_attention"},
+    "sampling": {"_pick", "_pick_part", "_threshold", "_mask", "_end"},
+}  # our own kernels (kernels/)
+_MARKS = {
+    "kv": ("attention", "attn", "flash", "fmha", "sdpa"),
+    "sampling": ("sample", "argmax", "topk", "softmax", "sort"),
+}  # in the names of libraries' kernels
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimit:
+    """One step: its limit (None: no ceilings), what it took, the bytes it had to move and the FLOPs it had to do.
+
+    `kv_limit_s` is the part of the limit that falls to attention; `padding_s` what the empty rows among `rows` add to it.
+    """
+
+    limit_s: float | None
+    seconds: float  # the device's
+    host_s: float  # the device waited for the host so long before it
+    weight_bytes: float
+    kv_bytes: float
+    flops: float
+    kv_limit_s: float = 0.0
+    padding_s: float = 0.0
+    rows: int = 0  # sequences that were computed, empty ones of a graph included
+    captured: bool = False  # ran as one graph
+    tokens: int = 0  # that it computed
+    promised_s: float = 0.0  # wall time that was expected of it, by what was known before; 0 without ceilings
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over steps; the names are those of `StepLimit`. `limit_s` stays 0 without ceilings.
+
+    `tokens` are those of whoever the sums are for, and `share_s` is what falls to them if each token of a step has an equal
+    part of its time: energy is shared so. `token_s` sums up the part of one token.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    host_s: float = 0.0
+    limit_s: float = 0.0
+    weight_bytes: float = 0.0
+    kv_bytes: float = 0.0
+    flops: float = 0.0
+    kv_limit_s: float = 0.0
+    padding_s: float = 0.0
+    rows: int = 0
+    captured: int = 0  # steps
+    promised_s: float = 0.0
+    share_s: float = 0.0
+    token_s: float = 0.0
+
+    @property
+    def wall_s(self) -> float:
+        return self.seconds + self.host_s
+
+    def add(self, step: StepLimit, tokens: int) -> None:
+        self.steps += 1
+        self.tokens += tokens
+        self.seconds += step.seconds
+        self.host_s += step.host_s
+        self.limit_s += step.limit_s or 0.0
+        self.weight_bytes += step.weight_bytes
+        self.kv_bytes += step.kv_bytes
+        self.flops += step.flops
+        self.kv_limit_s += step.kv_limit_s
+        self.padding_s += step.padding_s
+        self.rows += step.rows
+        self.captured += step.captured
+        self.promised_s += step.promised_s
+        if step.tokens:
+            part = (step.seconds + step.host_s) / step.tokens
+            self.token_s += part
+            self.share_s += tokens * part
+
+    def copy(self) -> Totals:
+        return replace(self)
+
+    def add_between(self, before: Totals, after: Totals, tokens: int) -> None:
+        """All steps between two states of one sum, in each of which `tokens` tokens count."""
+        steps = after.steps - before.steps
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(after, name) - getattr(before, name))
+        self.tokens += steps * tokens
+        self.share_s += tokens * (after.token_s - before.token_s)
+
+
+_SUMS = tuple(item.name for item in fields(Totals) if item.name not in ("tokens", "share_s"))
+
+
+OVER = ("weights_over", "kv_over", "sampling", "launches")
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Seconds of the kernels of one decode step of `rows` rows, by what they are there for, as somebody saw them.
+
+    `weights`: projections, with the norms, activations and embeddings between them; `kv`: attention, over `kv_bytes`;
+    `sampling`; `launches`: when no kernel ran. Kernels that overlap count once. With `step_s` the step they were seen in.
+    """
+
+    rows: int
+    weights_s: float
+    kv_s: float
+    sampling_s: float
+    launches_s: float
+    kv_bytes: float
+
+    @classmethod
+    def of(cls, kernels: Mapping[str, float], *, step_s: float, rows: int, kv_bytes: float) -> Anatomy:
+        """From the seconds of each kernel in a step of `step_s` seconds of the device.
+
+        Kernels that begin before the one before them ends add up to more than the step; then all shrink alike.
+        """
+        seconds = dict.fromkeys(("weights", "kv", "sampling"), 0.0)
+        for name, each in kernels.items():
+            seconds[_purpose(name)] += each
+        busy = sum(seconds.values())
+        fit = min(1.0, step_s / busy) if busy > 0 else 1.0
+        weights, kv, sampling = (fit * each for each in seconds.values())
+        return cls(rows, weights, kv, sampling, max(0.0, step_s - busy), kv_bytes)
+
+    def over(self, total: Totals) -> dict[str, float]:
+        """What steps of `rows` rows took beyond the limit, by `OVER`. Attention is taken to grow with the bytes it reads."""
+        steps = total.steps
+        kv = self.kv_s * total.kv_bytes / self.kv_bytes if self.kv_bytes else self.kv_s * steps
+        weights_limit = total.limit_s - total.kv_limit_s + total.padding_s
+        found = (self.weights_s * steps - weights_limit, kv - total.kv_limit_s, self.sampling_s * steps, self.launches_s * steps)
+        return dict(zip(OVER, found, strict=True))
+
+
+def _purpose(kernel: str) -> str:
+    """What a kernel is there for, by its name; "weights" where nothing else is known."""
+    own = next((purpose for purpose, names in _NAMES.items() if kernel in names), None)
+    name = kernel.lower()
+    return own or next((purpose for purpose, marks in _MARKS.items() if any(mark in name for mark in marks)), "weights")
+
+
+class Meter:
+    """Holds every step of an engine against the roofline. `totals` by phase are for metrics.
+
+    `anatomies`, by rows, are what is known of the kernels of its decode steps; whoever watches one may add it. `watched` are
+    the sums over decode steps of so many rows, from then on.
+
+    `weight_bytes` and `kv_bytes` are bytes per element as they lie in memory, `dtype` the type that is multiplied,
+    `file_bytes` the weights' own size in the checkpoint, `device` a name for people. `promiser` makes the contract's promises
+    for the ceilings there are; without it they are `contract.FIRST`.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        dtype: str,
+        weight_bytes: float,
+        kv_bytes: float,
+        ceilings: Ceilings | None,
+        file_bytes: int,
+        device: str = "",
+        promiser: Callable[[Ceilings], Predictor] | None = None,
+    ):
+        self.dtype = dtype
+        self.ceilings = ceilings
+        self.file_bytes = file_bytes
+        self.device = device or (ceilings.name if ceilings else "this device")
+        self.anatomies: dict[int, Anatomy] = {}
+        self.totals: dict[Phase, Totals] = {"prefill": Totals(), "decode": Totals()}
+        self.watched: dict[int, Totals] = {}
+        self._contract = Contract()
+        self._promiser = promiser
+        self._promised_by: Ceilings | None = None
+        self._shape = shape
+        self._weight_bytes = weight_bytes
+        self._kv_bytes = kv_bytes
+
+    @property
+    def contract(self) -> Contract:
+        """Every step so far against what was promised of it, by the ceilings there are now."""
+        if self._promiser is not None and self.ceilings is not self._promised_by:
+            self._contract.promise(None if self.ceilings is None else self._promiser(self.ceilings))
+            self._promised_by = self.ceilings
+        return self._contract
+
+    def cost(self, work: StepWork) -> Cost:
+        """Bytes and FLOPs of a step of this engine."""
+        return cost(self._shape, self._weight_bytes, self._kv_bytes, work)
+
+    def step(
+        self, work: StepWork, seconds: float, host_s: float, padding: int = 0, *, captured: bool = False, mixed: bool = False
+    ) -> StepLimit:
+        """Account one step: `seconds` of the device, before which it waited `host_s` for the host.
+
+        `padding` empty rows were computed beside those of `work`, if it was `captured` as one graph. A step with any prompt
+        token beyond one per sequence counts as prefill in `totals`, `mixed` with answer tokens or not.
+        """
+        due = self.cost(work)
+        decodes = work.tokens <= work.sequences
+        limit: float | None = None
+        kv = empty = promised = 0.0
+        if self.ceilings is not None:
+            limit, kv, empty = self._limits(due, work, padding, self.ceilings)
+            doing: Doing = "decode" if decodes else "mixed" if mixed else "prefill"
+            promised = self.contract.step(doing, work, limit, seconds + host_s)
+        step = StepLimit(
+            limit_s=limit,
+            seconds=seconds,
+            host_s=host_s,
+            weight_bytes=due.weight_bytes,
+            kv_bytes=due.kv_read_bytes + due.kv_write_bytes,
+            flops=due.flops,
+            kv_limit_s=kv,
+            padding_s=empty,
+            rows=work.sequences + padding,
+            captured=captured,
+            tokens=work.tokens,
+            promised_s=promised,
+        )
+        self.totals["decode" if decodes else "prefill"].add(step, work.tokens)
+        if self.anatomies and decodes and step.rows in self.anatomies:
+            self.watched.setdefault(step.rows, Totals()).add(step, work.tokens)
+        return step
+
+    def limit_s(self, work: StepWork) -> float | None:
+        """The limit of a step that nobody has taken; None: no ceilings."""
+        return sum(limit_parts(self.cost(work), self.ceilings, self.dtype)) if self.ceilings else None
+
+    def _limits(self, due: Cost, work: StepWork, padding: int, ceilings: Ceilings) -> tuple[float, float, float]:
+        """Of a step, in seconds: its limit, attention's part of that, and what its empty rows add."""
+        weights, kv = limit_parts(due, ceilings, self.dtype)
+        if not padding:
+            return weights + kv, kv, 0.0
+        padded = replace(work, tokens=work.tokens + padding, logit_rows=work.logit_rows + padding)
+        return weights + kv, kv, limit_parts(self.cost(padded), ceilings, self.dtype)[0] - weights
+
+    def prompt_seconds(self, share: float = USUAL_SHARE) -> tuple[float, float] | None:
+        """What a prompt token takes, and each pair of it and a token that it sees, at a share of the matrix rate; None: not known."""
+        rate = self.ceilings.matmul_flops.get(self.dtype) if self.ceilings else None
+        return prompt_seconds(self._shape, share * rate) if rate else None
+
+    def anatomy_over(self, total: Totals) -> dict[str, float] | None:
+        """`Anatomy.over` of steps that all had as many rows as one that was watched; None: they had not."""
+        rows, rest = divmod(total.rows, total.steps) if total.steps else (0, 1)
+        anatomy = self.anatomies.get(rows) if not rest else None
+        return None if anatomy is None else anatomy.over(total)
+
+    def causes(self, phase: Phase) -> dict[str, float]:
+        """What the wall time of all steps of a phase went into, in seconds that add up to it; empty without ceilings.
+
+        `weights` and `kv` are the limit. Beyond it: `host`, `padding`, `OVER` of those decode steps whose rows were watched,
+        if any were, and `unattributed`.
+        """
+        total = self.totals[phase]
+        if self.ceilings is None:
+            return {}
+        watched = self.watched if phase == "decode" else {}
+        over = dict.fromkeys(OVER, 0.0) if watched else {}
+        for rows, sums in watched.items():
+            for name, seconds in self.anatomies[rows].over(sums).items():
+                over[name] += seconds
+        known = {"weights": total.limit_s - total.kv_limit_s, "kv": total.kv_limit_s, "host": total.host_s}
+        known |= {"padding": total.padding_s, **over}
+        return known | {"unattributed": total.wall_s - sum(known.values())}
+
+    @property
+    def file_floor_s(self) -> float | None:
+        """Least time to read the checkpoint's own bytes once: the floor of a decode step that computes from them.
+
+        None without ceilings, and for random weights, which have no file.
+        """
+        return self.file_bytes / self.ceilings.read_bytes_per_s if self.ceilings and self.file_bytes else None
+
+
+@dataclass(slots=True)
+class RequestMeter:
+    """What one request took part in.
+
+    A step that several requests share counts whole for each of them, time and limit alike: nobody's share would have
+    been faster alone, and the ratio is that of the step.
+    """
+
+    prefill: Totals = field(default_factory=Totals)
+    decode: Totals = field(default_factory=Totals)
+
+    def add(self, phase: Phase, own_tokens: int, step: StepLimit) -> None:
+        """One step in which the request computed `own_tokens` tokens, of all its choices together."""
+        (self.prefill if phase == "prefill" else self.decode).add(step, own_tokens)

@@ -1,0 +1,143 @@
+"""`redline plan` answers at once and without torch, for models that are a name, a config or a file, and says why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from model_files import llama_gguf
+from redline import shapes
+from redline.cli import plan
+from redline.cli.main import main
+from redline.plan.roofline import weight_count
+
+MODEL = "random:llama-3.1-8b"
+HOOK = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "triton", "numpy", "matplotlib"):
+            raise ImportError(f"{name} is not to be had here")
+sys.meta_path.insert(0, Refuse())
+from redline.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(plan.command, arguments)
+
+
+@pytest.mark.parametrize("goal", ["itl_ms<=15, users=8, context=8192", "ttft_ms<=200, itl_ms<=8, users=32, context=8192"])
+def test_a_70b_on_two_cards_is_answered_in_half_a_second_with_torch_blocked(goal: str) -> None:
+    """Of processor time, start of Python included: on a quiet machine that is what a person waits."""
+    arguments = ["plan", "random:llama-3.1-70b", "--on", "2xh200", "--goal", goal, "--json"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"PYTHONPATH": str(Path(plan.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", HOOK, *arguments], capture_output=True, text=True, timeout=60, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = json.loads(done.stdout)
+    assert done.returncode == (0 if told["feasible"] else 3), done.stderr
+    assert told["place"]["count"] == 2 and told["layout"]["tensor_parallel"] == 2
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 0.5
+
+
+def test_the_document_says_memory_times_loads_and_doubts() -> None:
+    done = run(MODEL, "--on", "h200", "--goal", "itl_ms<=5, users=4, context=2048", "--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and told["feasible"] and told["runs"]
+    assert told["parameters"] == weight_count(shapes.known("llama-3.1-8b"))
+    memory = told["memory"]
+    parts = ("weights_total_mib", "kv_mib", "workspace_mib", "driver_mib", "slack_mib", "others_mib")
+    assert memory["total_mib"] == pytest.approx(sum(memory[part] for part in parts), abs=len(parts))
+    assert memory["kv_mib"] == 4 * 2048 * 128 // 1024
+    assert [row["users"] for row in told["loads"]][:2] == [1, 4]
+    for row in told["loads"]:
+        for key in ("itl_ms", "worst_itl_ms", "ttft_ms"):
+            assert 0 < row[key]["limit"] <= row[key]["low"] <= row[key]["value"] <= row[key]["high"]
+    for name in ("decode", "prefill", "mixed"):
+        step = told["steps"][name]
+        assert sum(part["ms"] for part in step["parts"]) == pytest.approx(step["ms"]["value"], rel=1e-2)
+    assert told["steps"]["decode"]["limiting"] == "memory" and told["steps"]["prefill"]["limiting"] == "compute"
+    assert all(doubt["reason"] and 0 < doubt["share"] < 1 for doubt in told["doubts"])
+    assert told["goals"] == [{"goal": "itl_ms<=5", "met": True, "forecast": told["loads"][1]["itl_ms"]}]
+
+
+def test_text_says_what_is_feasible_and_what_would_make_it_so() -> None:
+    good = run(MODEL, "--on", "h200", "--goal", "itl_ms<=6")
+    assert good.exit_code == 0
+    assert "verdict      feasible, at the bad end of every bar too" in good.stdout
+    assert "layout       bfloat16, bfloat16 KV, one chip" in good.stdout and "error bar" in good.stdout
+    bad = run(MODEL, "--on", "t4", "--goal", "itl_ms<=1")
+    assert bad.exit_code == 3
+    assert "verdict      not feasible" in bad.stdout and "because      itl_ms<=1 cannot be" in bad.stdout
+    assert "planned, not run by this version" in bad.stdout and "what would" in bad.stdout
+    none = run("random:llama-3.1-405b", "--on", "gb10")
+    assert none.exit_code == 3 and "does not fit GB10" in none.stdout
+
+
+def test_a_folder_needs_only_its_config_and_a_file_only_its_header(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(dict(shapes.KNOWN["llama-3.2-1b"])))
+    told = json.loads(run(str(tmp_path), "--on", "l4", "--json").stdout)
+    assert told["parameters"] == weight_count(shapes.known("llama-3.2-1b"))
+    file = tmp_path / "small.gguf"
+    file.write_bytes(llama_gguf(np.random.default_rng(0)).to_bytes())
+    assert json.loads(run(str(file), "--on", "t4", "--json").stdout)["feasible"]
+
+
+def test_machines_are_ranked_by_speed_joules_and_cost(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"h100": 2.0, "T4": 0.4}')
+    done = run(MODEL, "--compare", "t4,h100,2xl4", "--goal", "users=4", "--prices", str(prices), "--json")
+    rows = {row["place"]: row for row in json.loads(done.stdout)["rows"]}
+    assert list(rows)[0] == "H100 SXM" and [row["rank_speed"] for row in rows.values()] == [1, 2, 3]
+    t4 = rows["T4"]
+    assert t4["cost_per_million"] == pytest.approx(0.4 / 3600 / t4["tokens_per_s"] * 1e6)
+    assert rows["2 x L4"]["cost_per_million"] is None and rows["2 x L4"]["rank_cost"] is None
+    assert {rows["T4"]["rank_cost"], rows["H100 SXM"]["rank_cost"]} == {1, 2}
+    text = run(MODEL, "--compare", "t4,h100", "--prices", str(prices)).stdout
+    assert text.splitlines()[0].split()[0] == "machine" and "ranks are of speed" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("random:llama-3.1-8", "--on", "h200"), "random:llama-3.1-8b"),
+        ((MODEL, "--on", "h20"), "H200"),
+        ((MODEL, "--on", "h200", "--goal", "speed=9"), "no goal is called 'speed'"),
+        ((MODEL, "--on", "h200", "--format", "int5"), "q4_k_m"),
+        ((MODEL, "--on", "h200", "--prices", __file__), "--prices needs --compare"),
+        ((MODEL, "--compare", "h200", "--prices", __file__), "is no JSON file"),
+        ((MODEL, "--on", "h200", "--plot", "x.gif"), ".png or .svg"),
+        (("no-such-model", "--on", "h200"), "no-such-model"),
+    ],
+)
+def test_mistakes_are_sentences(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.out == ""
+
+
+def test_prices_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("[]", "{}", '{"h100": "2"}', '{"h100": -1}', '{"h100": true}', '{"nothing": 1}'):
+        (tmp_path / "p.json").write_text(text)
+        assert main(["plan", MODEL, "--compare", "h100", "--prices", str(tmp_path / "p.json")]) == 2
+        assert "redline: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_roofline_is_drawn(ending: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / f"plot.{ending}"
+    assert run(MODEL, "--on", "h200", "--goal", "users=8", "--plot", str(file)).exit_code == 0
+    begin = file.read_bytes()[:300]
+    assert begin.startswith(b"\x89PNG") if ending == "png" else b"<svg" in begin or b"<?xml" in begin
+    assert run(MODEL, "--on", "h200", "--plot", str(tmp_path / "nowhere" / "x.png")).exception is not None
