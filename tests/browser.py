@@ -102,7 +102,7 @@ def page(executable: str) -> Iterator[Page]:
         os.dup2(source, 3)
         os.dup2(sink, 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # the browser may write while it ends
         command = [
             executable,
             "--headless=new",

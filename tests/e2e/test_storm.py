@@ -17,7 +17,7 @@ from real_server import RealServer, real_server, until
 
 CLIENTS = 32
 PARTS = 4
-REQUESTS = 3 * PARTS * CLIENTS
+REQUESTS = 4 * PARTS * CLIENTS
 LEAVING = 0.3
 GROWTH_BYTES = 24 << 20  # of one process, over the last part of the storm, when it is warm
 STOPS: tuple[list[str], ...] = (

@@ -36,8 +36,10 @@ def product(inputs: Inputs, rows: slice = slice(None)) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-def test_a_row_alone_or_among_others(dtype: str, shape: dict[str, int]) -> None:
+def test_a_row_alone_or_among_others(dtype: str, shape: dict[str, int], effort: int) -> None:
     """In batches of 2, 7, 64 and 256, wherever it stands in them."""
+    if effort == 1 and dtype == "f32":
+        pytest.skip("part of --soak: float16 takes the same way")
     inputs = invariant.make_inputs({"T": 256, **shape}, DTYPES[dtype], CPU, seed=5)
     together = product(inputs)
     for row in PLACES:
@@ -47,8 +49,10 @@ def test_a_row_alone_or_among_others(dtype: str, shape: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-def test_who_adds_the_segments_changes_no_sum(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_adds_the_segments_changes_no_sum(dtype: str, monkeypatch: pytest.MonkeyPatch, effort: int) -> None:
     """A program each, or one for all, over few rows or many."""
+    if effort == 1 and dtype == "f32":
+        pytest.skip("part of --soak: float16 takes the same way")
     from redline.kernels import invariant_triton
 
     inputs = invariant.make_inputs({"T": 130, "N": 130, "K": 1100, "BIAS": 1}, DTYPES[dtype], CPU, seed=6)
