@@ -142,7 +142,7 @@ class LLM:
         """Complete one prompt or several (text, or token ids), all together; results in the order of the prompts.
 
         Without `sampling` the model's own defaults hold, and an answer may be as long as the context allows. `grammar` is
-        what every answer must match, or a list with one for each prompt, as `redline.engine.grammar` makes it: of_json_schema,
+        what every answer must match, or a list with one for each prompt, as `redline.grammar` makes it: of_json_schema,
         of_regex, of_choice ...
         """
         return self._collect(self._requests(_listed(prompts), sampling, grammar), continues=True)
