@@ -54,8 +54,27 @@ def test_attention(heads: int, kv_heads: int, size: int, contexts: list[int], ho
         check("cache", want.nan_to_num(), cache.float().nan_to_num(), decode_attention.SPEC.tolerance, "bf16")
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (4, 4, 64), (64, 4, 128), (40, 40, 128)])
+@pytest.mark.parametrize("contexts", CONTEXTS, ids=lambda contexts: f"{len(contexts)}x{contexts[0]}")
+def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[int], hopper: torch.device) -> None:
+    """The same by the kernel that deals keys to processors, and twice, with the same bits."""
+    from redline.kernels import batch_attention_cuda
+
+    inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
+    context_B = inputs["ragged"].context_B
+    expected = decode_attention.reference(**inputs)
+    deal = batch_attention_cuda.deal(context_B, kv_heads)
+    torch.cuda.synchronize()
+    got, again = (batch_attention_cuda.batch_attention(**inputs, deal=deal) for _ in range(2))
+    live = context_B > 0
+    check("attention", expected[0].flatten(1)[live], got[live], decode_attention.SPEC.tolerance, "bf16")
+    assert torch.equal(got[live], again[live])
+    for want, cache in zip(expected[1:], (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), strict=True):
+        check("cache", want.nan_to_num(), cache.float().nan_to_num(), decode_attention.SPEC.tolerance, "bf16")
+
+
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
-@pytest.mark.parametrize("rows", [1, 5, 33, 64])
+@pytest.mark.parametrize("rows", [1, 5, 33, 64, 130])
 def test_logits(name: str, rows: int, hopper: torch.device) -> None:
     """Within the tolerance of bfloat16 of the plain path's, and the same best token where that has a margin of 0.25."""
     shape = dataclasses.replace(known(name), num_layers=4)

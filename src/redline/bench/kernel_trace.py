@@ -50,7 +50,7 @@ def _watched(run: Callable[[int], object], output: int) -> dict[str, tuple[int, 
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as watched:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as watched:  # or it warns that it forgets
         run(output)
         torch.cuda.synchronize()
     found: dict[str, tuple[int, float]] = {}

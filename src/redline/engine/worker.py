@@ -15,6 +15,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from redline import env, log
 from redline.config import EngineConfig
 from redline.engine.early import Early
@@ -158,7 +160,8 @@ def _turn(voice: Voice, engine: Engine) -> None:
         elif not loop.has_work:
             loop.check()
         if (now := time.monotonic()) - told >= STATS_EVERY_S:
-            voice.send(loop.stats)
+            stats = loop.stats  # the ratio: 1 where nothing is left to prepare in idle moments
+            voice.send(msgspec.structs.replace(stats, more=stats.more | {"prepared_ratio": float(not prepares)}))
             told = now
         if loop.failed_steps:
             _check_device(engine)

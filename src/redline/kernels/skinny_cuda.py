@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from redline.kernels import one_row_cuda
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Argument, Kernel, gated_map, tensor_map
 from redline.kernels.op import ceil_div, device_of
@@ -154,27 +156,31 @@ def _launch(
     """Queue one kernel; `gained` where its root is to be applied."""
     (rows, inputs), outputs = x_TK.shape, results.output_TN.shape[1]
     device, processors = x_TK.device, device_of(x_TK.device).processors
+    scaled, biased = gained is not None, bias_N is not None
+    told: dict[str, Any] = {
+        "squares": None if gained is None else _pointer(gained.squares_ZT),
+        "bias": _pointer(bias_N),
+        "output": _pointer(results.output_TN),
+        "stream": _pointer(results.stream_TN),
+        "gain": _pointer(results.gain_N),
+        "squares_out": _pointer(results.squares_ZT),
+        "rows": rows,
+        "outputs": outputs,
+        "inputs": inputs,
+        "parts": 0 if gained is None else len(gained.squares_ZT),
+        "inverse_size": 1.0 / inputs,
+        "eps": 0.0 if gained is None else gained.eps,
+        "late": int(late),
+    }
+    if rows <= one_row_cuda.MOST_ROWS:
+        own = one_row_cuda.Arguments(weight=_pointer(weight_NK), x=_pointer(x_TK), **told)
+        return one_row_cuda.launch(kind, own, device, scaled=scaled, biased=biased, gelu=gelu)
     form = form_for(kind, outputs, inputs, rows, processors)
-    arguments = _Arguments(
-        squares=None if gained is None else _pointer(gained.squares_ZT),
-        bias=_pointer(bias_N),
-        output=_pointer(results.output_TN),
-        stream=_pointer(results.stream_TN),
-        gain=_pointer(results.gain_N),
-        squares_out=_pointer(results.squares_ZT),
-        rows=rows,
-        outputs=outputs,
-        inputs=inputs,
-        parts=0 if gained is None else len(gained.squares_ZT),
-        inverse_size=1.0 / inputs,
-        eps=0.0 if gained is None else gained.eps,
-        late=int(late),
-    )
     tiles = form.tiles(kind, outputs)
     blocks = tiles * form.cluster if form.cluster > 1 else min(tiles, form.blocks_per_processor * processors)
     maps = [_weight_map(weight_NK, kind == GATED), tensor_map(x_TK, form.rows)]
-    kernel = _kernel(form, kind, gained is not None, bias_N is not None, gelu, device)
-    kernel.launch(blocks, [*maps, arguments], dependent=True, cluster=form.cluster)
+    kernel = _kernel(form, kind, scaled, biased, gelu, device)
+    kernel.launch(blocks, [*maps, _Arguments(**told)], dependent=True, cluster=form.cluster)
 
 
 def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, first: bool = False) -> Tensor:
@@ -202,8 +208,11 @@ def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps:
     """See skinny.add."""
     output_TN = _empty(x_TK, len(weight_NK), torch.bfloat16)
     (outputs, inputs), processors = weight_NK.shape, device_of(x_TK.device).processors
-    tiles = form_for(ADD, outputs, inputs, len(x_TK), processors).tiles(ADD, outputs)
-    squares_ZT = torch.empty((tiles, len(x_TK)), dtype=torch.float32, device=x_TK.device)
+    if len(x_TK) <= one_row_cuda.MOST_ROWS:
+        parts = one_row_cuda.parts(ADD, outputs, inputs)
+    else:
+        parts = form_for(ADD, outputs, inputs, len(x_TK), processors).tiles(ADD, outputs)
+    squares_ZT = torch.empty((parts, len(x_TK)), dtype=torch.float32, device=x_TK.device)
     _launch(ADD, x_TK, weight_NK, _Results(output_TN, stream_TN, gain_N, squares_ZT), bias_N=bias_N)
     return Gained(output_TN, squares_ZT, eps)
 

@@ -6,6 +6,8 @@ Shapes: T packed tokens, D model size, N query heads, K key-value heads, H head 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from redline.kernels.attention import paged_attention, plan_prompts, prepare_prompts, prompt_attention
@@ -21,6 +23,9 @@ from redline.layers.linear import ColumnLinear, RowLinear
 from redline.layers.norm import RMSNorm
 from redline.layers.weights import Place, Slots
 from redline.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from redline.kernels.batch_attention_cuda import Deal
 
 
 class Attention:
@@ -62,6 +67,8 @@ class Attention:
 
     def _attend(self, qkv_TM: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
         """[T, N, H] on a GPU: one pass over the heads, then attention by whom each sequence's is fastest."""
+        if batch.deal is not None:
+            return self._attend_dealt(qkv_TM, batch, batch.deal, k_cache_PSKH, v_cache_PSKH)
         heads = (self._num_heads, self._num_kv_heads, self._head_size)
         split = None
         if not self._is_invariant:
@@ -73,6 +80,13 @@ class Attention:
             return attend(parts[0], k_cache_PSKH, v_cache_PSKH, batch.ragged, self.scale, self._window)
         q_RNH, k_RKH, v_RKH = parts
         return prompt_attention((q_RNH, k_RKH, v_RKH), split, k_cache_PSKH, v_cache_PSKH, batch.ragged, self.scale, self._window)
+
+    def _attend_dealt(self, qkv_BM: Tensor, batch: Batch, deal: Deal, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        """[B, N, H] of one new token each, heads prepared and cache written in the same kernel."""
+        from redline.kernels.batch_attention_cuda import batch_attention
+
+        o_BM = batch_attention(qkv_BM, k_cache_PSKH, v_cache_PSKH, batch.ragged, self.preparation, self.scale, deal)
+        return o_BM.view(len(o_BM), self._num_heads, self._head_size)
 
     def _attend_in_steps(self, qkv_TM: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
         """The same on a CPU."""

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from redline.kernels.ragged import Ragged
+
+if TYPE_CHECKING:
+    from redline.kernels.batch_attention_cuda import Deal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Batch:
     slots_T: torch.Tensor  # int64
     ragged: Ragged
     rows_R: torch.Tensor | None = None  # int64: the tokens, at least one, whose final states are wanted; None: all
+    deal: Deal | None = None  # of a decode step's keys, where that kernel attends
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ B sequences with one new token each, D model size, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 64
 """With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
+
+LEAST_DEALT = 16
+"""From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors."""
 
 MOST_GROUP = 16
 """Query heads of a key-value head: the rows of one matrix instruction."""
@@ -91,14 +95,26 @@ class FewRows:
     def takes(self, batch: Batch, page_size: int) -> bool:
         """Whether the step is one of these: one new token a sequence, and not too many of them."""
         rows = len(batch.tokens_T)
-        return rows == len(batch.ragged.context_B) and rows <= MOST_ROWS and page_size % 16 == 0
+        return rows == len(batch.ragged.context_B) and page_size % 16 == 0 and (rows <= MOST_ROWS or self._deals(rows, page_size))
+
+    def _deals(self, rows: int, page_size: int) -> bool:
+        from redline.kernels import batch_attention_cuda
+
+        shape = self._decoder.shape
+        takes = batch_attention_cuda.takes(shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
+        return rows >= LEAST_DEALT and takes
 
     def logits(self, batch: Batch, cache: KVCache) -> Tensor:
         """float32 [B, V]; writes the new tokens' keys and values into the cache."""
-        from redline.kernels import skinny_cuda
+        from redline.kernels import batch_attention_cuda, skinny_cuda
 
         decoder, norm, rows = self._decoder, self._norms[0], len(batch.tokens_T)
         embed, shape = decoder.embed, decoder.shape
+        if self._deals(rows, cache.page_size):
+            dealt = batch_attention_cuda.deal(batch.ragged.context_B, shape.num_kv_heads)
+            batch = dataclasses.replace(batch, deal=dealt)
+        if rows > MOST_ROWS:
+            return decoder.logits(decoder.forward(batch, cache))
         begun = skinny_cuda.Begun.empty(rows, shape.hidden_size, norm.eps, batch.tokens_T.device)
         order = skinny_cuda.begin(
             batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, batch.ragged.context_B, shape.num_kv_heads, begun
@@ -128,9 +144,14 @@ class _Attend:
     order: Order
 
     def __call__(self, attention: Attention, layer: int, qkv_BM: Tensor) -> Tensor:
-        from redline.kernels import decode_attention_cuda
+        from redline.kernels import batch_attention_cuda, decode_attention_cuda
 
         k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
+        ragged = self.batch.ragged
+        if (deal := self.batch.deal) is not None:
+            return batch_attention_cuda.batch_attention(
+                qkv_BM, k_cache, v_cache, ragged, attention.preparation, attention.scale, deal
+            )
         return decode_attention_cuda.decode_attention(
-            qkv_BM, k_cache, v_cache, self.batch.ragged, attention.preparation, attention.scale, self.order
+            qkv_BM, k_cache, v_cache, ragged, attention.preparation, attention.scale, self.order
         )

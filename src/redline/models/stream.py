@@ -251,6 +251,7 @@ class _Lane:
         block.wait()
         return block
 
+    @torch.inference_mode()  # of this thread: the tensors may have been made under it
     def _place(self, host: Tensor, part: Part) -> None:
         """Put a part's bytes where they belong."""
         slot = part.slot

@@ -36,6 +36,17 @@ def test_attention(head: int, group: int) -> None:
     assert usage[1] == 0
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (64, 4, 128), (40, 40, 128)])
+def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
+    attention = pytest.importorskip("redline.kernels.batch_attention_cuda")
+    assert attention.takes(heads, kv_heads, size, 16)
+    definitions = attention.definitions(heads, kv_heads, size, 16, True)
+    registers, spilled = _usage("batch_attention.cu", **definitions)
+    assert spilled == 0
+    assert registers * (32 * definitions["HEADS"] + 32) <= 65536
+    assert definitions["UNITS"] >= 2
+
+
 @pytest.mark.parametrize("rows", [1, 9, 17, 33])
 def test_skinny(rows: int) -> None:
     """The products of an 8B and a 1B model, of each kind. Larger numbers of rows are cuBLAS's."""
@@ -48,6 +59,17 @@ def test_skinny(rows: int) -> None:
         assert registers * form.threads <= 65536
         assert form.stages >= 2
         assert form.stages * form.stage_bytes <= skinny.SHARED_BYTES
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(6144, 4096), (2048, 8192), (4096, 14336)])
+def test_one_row(outputs: int, inputs: int) -> None:
+    one_row = pytest.importorskip("redline.kernels.one_row_cuda")
+    for kind in range(4):
+        form = one_row.form_for(kind, outputs, inputs)
+        definitions = one_row.definitions(form, kind, 1, scaled=kind != 2, biased=kind == 0, gelu=False)
+        registers, spilled = _usage("one_row.cu", **definitions)
+        assert spilled == 0
+        assert registers * form.threads <= 65536
 
 
 def test_a_mistake_is_told_with_the_compilers_words() -> None:

@@ -5,17 +5,15 @@
 // turn, with TILES tiles on their way into its own shared memory, and they never wait for each other before their sums are joined.
 // A sequence's chunks are joined by whoever ends last, in their order.
 //
-// Set by the compiler's command line: HEAD (head size, a multiple of 16), GROUP (query heads of a key-value head, at most 16),
-// PAGE (tokens of a page, a multiple of 16), TILES, NORMED.
+// Set by the compiler's command line: what heads.cuh names, and TILES.
+
+#include "heads.cuh"
 
 #define WARPS 4
 #define WALKERS (32 * WARPS)        // threads
 #define TILE 16                    // keys
 #define PADDED (HEAD + 8)            // elements of a row in shared memory: padded, so that eight rows meet eight banks
 #define TILE_ELEMENTS (TILE * PADDED)
-#define SLICES (HEAD / 16)
-#define HALF (HEAD / 2)
-#define LOWEST __int_as_float(0xff800000)  // minus infinity
 
 struct Plan {
     int pairs, chunk;  // pairs of sequence and chunk, and the chunk's length
@@ -66,45 +64,6 @@ __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_
 template <int PENDING>
 __device__ __forceinline__ void copies_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
-}
-__device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
-}
-
-__device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// One warp: a head's numbers normalised, rounded, rotated to `position`, rounded, into `target` (and `written`).
-__device__ __forceinline__ void prepare(const u16* source, const float* norm, const float* angles, float eps, u16* target, u16* written, int lane) {
-    float a[(HALF + 31) / 32], b[(HALF + 31) / 32], square = 0.f;
-#pragma unroll
-    for (int i = 0; i < (HALF + 31) / 32; ++i) {
-        const int c = lane + 32 * i;
-        a[i] = c < HALF ? from_bf16(__ldcg(source + c)) : 0.f;
-        b[i] = c < HALF ? from_bf16(__ldcg(source + c + HALF)) : 0.f;
-        square += a[i] * a[i] + b[i] * b[i];
-    }
-    const float root = NORMED ? rsqrtf(warp_sum(square) / HEAD + eps) : 1.f;
-#pragma unroll
-    for (int i = 0; i < (HALF + 31) / 32; ++i) {
-        const int c = lane + 32 * i;
-        if (c >= HALF) continue;
-        if (NORMED) {
-            a[i] = from_bf16(to_bf16(a[i] * root * norm[c]));
-            b[i] = from_bf16(to_bf16(b[i] * root * norm[c + HALF]));
-        }
-        const float cosine = angles[c], sine = angles[c + HALF];
-        const u16 low = to_bf16(a[i] * cosine - b[i] * sine), high = to_bf16(b[i] * cosine + a[i] * sine);
-        target[c] = low, target[c + HALF] = high;
-        if (written) written[c] = low, written[c + HALF] = high;
-    }
 }
 
 // Sixteen keys, of which the first `live` count, into a warp's sums. Rows lie `stride` elements apart; 0 repeats one row.
@@ -335,14 +294,14 @@ __device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, int
     const float* angles = a.cos_sin + (u64)position * HEAD;
     for (int i = warp; i < GROUP + (is_newest ? 2 : 0); i += WARPS) {
         if (i < GROUP) {
-            prepare(token + (head * GROUP + i) * HEAD, a.q_norm, angles, a.eps, s.q + i * PADDED, nullptr, lane);
+            prepare(load_head(token + (head * GROUP + i) * HEAD, lane), a.q_norm, angles, a.eps, s.q + i * PADDED, nullptr, lane);
             continue;
         }
         const u64 page = a.page_table[(u64)sequence * a.table_stride + position / PAGE];
         const u64 place = ((page * PAGE + position % PAGE) * a.kv_heads + head) * HEAD;
         const u16* keys = token + (a.kv_heads * GROUP + head) * HEAD;
         if (i == GROUP) {
-            prepare(keys, a.k_norm, angles, a.eps, s.new_k, a.k_cache + place, lane);
+            prepare(load_head(keys, lane), a.k_norm, angles, a.eps, s.new_k, a.k_cache + place, lane);
             continue;
         }
         for (int c = lane; c < HEAD; c += 32) a.v_cache[place + c] = s.new_v[c] = __ldcg(keys + a.kv_heads * HEAD + c);

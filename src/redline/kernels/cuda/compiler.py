@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from redline import env
 from redline.errors import InternalError
 
+_INCLUDE = re.compile(r'^#include "([a-z_]+\.cuh)"$', re.MULTILINE)  # a file of this folder: the compiler sees no folder
 ARCHITECTURE = "sm_90a"  # wgmma and its relatives exist on this one alone
 
 
@@ -32,9 +34,10 @@ def machine_code(source: str, definitions: Mapping[str, int]) -> bytes:
 
 
 def prepared(source: str, definitions: Mapping[str, int]) -> tuple[str, list[str]]:
-    """`source` behind the instructions it is written in and the product that its rows need; and the compiler's options."""
+    """`source` with what it includes, behind the instructions it is written in and the product that its rows need; and the
+    compiler's options."""
     folder = resources.files(__package__)
-    body = folder.joinpath(source).read_text()
+    body = _INCLUDE.sub(lambda match: folder.joinpath(match[1]).read_text(), folder.joinpath(source).read_text())
     parts = [folder.joinpath("hopper.cuh").read_text()]
     if "multiply(sums" in body:
         rows = definitions["ROWS"]

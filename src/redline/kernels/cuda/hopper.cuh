@@ -84,6 +84,14 @@ __device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, int c
         : "memory");
 }
 
+__device__ __forceinline__ void copy_box_3d(u32 target, const TensorMap& map, int i0, int i1, int i2, u32 barrier, u64 policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], "
+        "[%5], %6;" ::"r"(target),
+        "l"(&map), "r"(i0), "r"(i1), "r"(i2), "r"(barrier), "l"(policy)
+        : "memory");
+}
+
 __device__ __forceinline__ void copy_box_4d(u32 target, const TensorMap& map, int i0, int i1, int i2, int i3, u32 barrier, u64 policy) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], "

@@ -1,0 +1,191 @@
+// Linear layers of one row, or of very few: what skinny.cu computes, by plain multiplication. See skinny.py for the formulas.
+//
+// A block has OUTPUTS rows of W, whole, and each thread the same columns of all of them: CHUNKS times eight, THREADS * 8 apart. All of
+// a thread's weights are requested at once, before the kernel before has ended, and wait in registers. Blocks are small and many:
+// as those of the kernel before end one by one, those of this one take their places, so memory is never idle between kernels.
+// Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
+//
+// Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, even where gated), CHUNKS, THREADS, KIND (as in
+// skinny.cu), SCALED, BIASED, GELU.
+
+#define WARPS (THREADS / 32)
+#define RESULTS (KIND == 1 ? OUTPUTS / 2 : OUTPUTS)  // of a block, for each row
+#define TURN (THREADS * CHUNKS * 8)                  // columns of a turn
+
+struct Arguments {
+    const u16* weight;     // [outputs, inputs]; [2 outputs, inputs] where gated
+    const u16* x;          // [rows, inputs]
+    const float* squares;  // as in skinny.cu
+    const u16* bias;
+    void* output;
+    float* stream;
+    const float* gain;
+    float* squares_out;    // [blocks, rows] (KIND 2)
+    int rows, outputs, inputs, parts;
+    float inverse_size, eps;
+    int late;
+};
+
+// Not as read-only data (.nc): the assembler moves such loads behind the wait for the kernel before.
+__device__ __forceinline__ uint4 load_once(const u16* source, u64 policy) {
+    uint4 v;
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(source), "l"(policy)
+                 : "memory");
+    return v;
+}
+
+__device__ __forceinline__ uint4 load_shared_row(const u16* source) {  // other blocks of this processor read it, too
+    uint4 v;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(source) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void unpack(float (&to)[8], uint4 v) {
+    const u32 pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[2 * i] = __uint_as_float(pairs[i] << 16), to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000);
+}
+
+// The row of W of a block's output `i`; none (-1) past the last.
+__device__ __forceinline__ int weight_row(const Arguments& a, int i) {
+    const int result = blockIdx.x * RESULTS + i % RESULTS;
+    return result < a.outputs ? result + i / RESULTS * a.outputs : -1;
+}
+
+__device__ __forceinline__ int column_of(int turn, int chunk) { return turn * TURN + (chunk * THREADS + (int)threadIdx.x) * 8; }
+
+__device__ __forceinline__ void request(const Arguments& a, int turn, uint4 (&weights)[OUTPUTS][CHUNKS], u64 policy) {
+#pragma unroll
+    for (int i = 0; i < OUTPUTS; ++i) {
+        const int row = weight_row(a, i);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int column = column_of(turn, c);
+            weights[i][c] = row >= 0 && column < a.inputs ? load_once(a.weight + (u64)row * a.inputs + column, policy) : make_uint4(0, 0, 0, 0);
+        }
+    }
+}
+
+__device__ __forceinline__ void take(const Arguments& a, int turn, const uint4 (&weights)[OUTPUTS][CHUNKS], float (&sums)[ROWS][OUTPUTS]) {
+    uint4 inputs[ROWS][CHUNKS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c) {
+            const int column = column_of(turn, c);
+            inputs[r][c] = r < a.rows && column < a.inputs ? load_shared_row(a.x + (u64)r * a.inputs + column) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+        float x[ROWS][8];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) unpack(x[r], inputs[r][c]);
+#pragma unroll
+        for (int i = 0; i < OUTPUTS; ++i) {
+            float w[8];
+            unpack(w, weights[i][c]);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+                for (int e = 0; e < 8; ++e) sums[r][i] += x[r][e] * w[e];
+        }
+    }
+}
+
+__device__ __forceinline__ float activate(float gate) {
+    if (GELU) {  // (1 + tanh(x)) / 2 = 1 / (1 + exp(-2 x))
+        const float inner = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);
+        return gate / (1.f + __expf(-inner));
+    }
+    return gate / (1.f + __expf(-gate));
+}
+
+// The sums of squares of the rows, in parts, on their way to the roots.
+__device__ __forceinline__ void load_squares(const Arguments& a, float (&squares)[ROWS]) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        squares[r] = 0.f;
+        if (r < a.rows)
+#pragma unroll 4
+            for (int part = threadIdx.x; part < a.parts; part += THREADS) squares[r] += a.squares[part * a.rows + r];
+    }
+}
+
+struct Shared {
+    float sums[WARPS][ROWS * OUTPUTS];
+    float squares[WARPS][ROWS];
+};
+
+// One thread for each result of a row: `value` is its finished sum, `other` that of its value row where gated.
+__device__ __forceinline__ void finish(const Arguments& a, float value, float other, float root, int row, int output, float stream) {
+    const u64 at = (u64)row * a.outputs + output;
+    value *= root;
+    if (BIASED) value += from_bf16(a.bias[output]);
+    if (KIND == 0) ((u16*)a.output)[at] = to_bf16(value);
+    if (KIND == 1) ((u16*)a.output)[at] = to_bf16(activate(value) * other * root);
+    if (KIND == 3) ((float*)a.output)[at] = value;
+    if (KIND == 2) {
+        a.stream[at] = value + stream;
+        ((u16*)a.output)[at] = to_bf16((value + stream) * a.gain[output]);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) one_row(const __grid_constant__ Arguments a) {
+    __shared__ Shared s;
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const u64 policy = policy_evict_first();
+    if (!a.late) let_next_kernel_start();
+    uint4 weights[OUTPUTS][CHUNKS];
+    request(a, 0, weights, policy);
+    wait_for_kernel_before();
+    if (a.late) let_next_kernel_start();
+    float sums[ROWS][OUTPUTS] = {}, squares[ROWS];
+    // A result's thread, and the number of the stream that it adds to.
+    const int row = thread / RESULTS, result = blockIdx.x * RESULTS + thread % RESULTS;
+    const bool is_finisher = thread < ROWS * RESULTS && row < a.rows && result < a.outputs;
+    float stream = 0.f;
+    if (KIND == 2 && is_finisher) stream = __ldcg(a.stream + (u64)row * a.outputs + result);
+    if (SCALED) load_squares(a, squares);
+    take(a, 0, weights, sums);
+    for (int turn = 1; turn * TURN < a.inputs; ++turn) {
+        request(a, turn, weights, policy);
+        take(a, turn, weights, sums);
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+        for (int i = 0; i < OUTPUTS; ++i) {
+            const float sum = warp_sum(sums[r][i]);
+            if (lane == 0) s.sums[warp][r * OUTPUTS + i] = sum;
+        }
+        if (SCALED) {
+            const float square = warp_sum(squares[r]);
+            if (lane == 0) s.squares[warp][r] = square;
+        }
+    }
+    __syncthreads();
+    if (thread >= 32) return;  // RESULTS of all rows are 32 at the most
+    float value = 0.f, other = 0.f, square = 0.f;
+    if (is_finisher) {
+        const int i = row * OUTPUTS + thread % RESULTS;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) {
+            value += s.sums[w][i];
+            if (KIND == 1) other += s.sums[w][i + RESULTS];
+            if (SCALED) square += s.squares[w][row];
+        }
+        const float root = SCALED ? rsqrtf(square * a.inverse_size + a.eps) : 1.f;
+        finish(a, value, other, root, row, result, stream);
+    }
+    if (KIND == 2) {
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            if (BIASED && is_finisher && r == 0) value += from_bf16(a.bias[result]);
+            const float total = is_finisher && row == r ? value + stream : 0.f;
+            const float sum = warp_sum(total * total);
+            if (lane == 0 && r < a.rows) a.squares_out[blockIdx.x * a.rows + r] = sum;
+        }
+    }
+}

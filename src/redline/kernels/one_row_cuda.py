@@ -1,0 +1,81 @@
+"""Hopper's kernels of skinny.py for one row, or very few: the launcher of cuda/one_row.cu. Open `launch`.
+
+T rows, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from redline.kernels.cuda.compiler import machine_code
+from redline.kernels.cuda.launcher import Kernel
+from redline.kernels.op import ceil_div
+
+MOST_ROWS = 1
+"""With two rows and more, tensor cores are faster (measured on an H200)."""
+
+GATED = 1
+MOST_THREADS = 512
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a kernel cuts its work: rows of W of a block, eights of columns of a thread, threads."""
+
+    outputs: int
+    chunks: int
+    threads: int
+
+    def results(self, kind: int) -> int:
+        return self.outputs // 2 if kind == GATED else self.outputs
+
+
+class Arguments(ctypes.Structure):
+    """cuda/one_row.cu's."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "x", "squares", "bias", "output", "stream", "gain", "squares_out")),
+        *((name, ctypes.c_int) for name in ("rows", "outputs", "inputs", "parts")),
+        *((name, ctypes.c_float) for name in ("inverse_size", "eps")),
+        ("late", ctypes.c_int),
+    ]
+
+
+def form_for(kind: int, outputs: int, inputs: int) -> Form:
+    """As measured on an H200 inside chains of layers (docs/log.md): many rows of W for each reading of x, as long as every
+    processor has several blocks, and everything a thread needs on its way at once."""
+    is_long = inputs > 6144
+    chunks = 4 if is_long or (kind == GATED and inputs > 2048) else 2
+    threads = min(MOST_THREADS, 32 * ceil_div(inputs, 32 * 8 * chunks))
+    rows = 4 if kind == GATED or (is_long and (outputs < 4096 or threads > 384)) else 8
+    return Form(rows, chunks, threads)
+
+
+def definitions(form: Form, kind: int, rows: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
+    """What cuda/one_row.cu is compiled with."""
+    padded = next(size for size in (1, 2, 4) if size >= rows)
+    cut = {"ROWS": padded, "OUTPUTS": form.outputs, "CHUNKS": form.chunks, "THREADS": form.threads}
+    return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
+
+
+@functools.cache
+def _kernel(form: Form, kind: int, rows: int, scaled: bool, biased: bool, gelu: bool, device: torch.device) -> Kernel:
+    code = machine_code("one_row.cu", definitions(form, kind, rows, scaled=scaled, biased=biased, gelu=gelu))
+    with torch.cuda.device(device):
+        return Kernel(code, "one_row", threads=form.threads)
+
+
+def parts(kind: int, outputs: int, inputs: int) -> int:
+    """Blocks, each of which leaves a part of a row's sum of squares."""
+    return ceil_div(outputs, form_for(kind, outputs, inputs).results(kind))
+
+
+def launch(kind: int, arguments: Arguments, device: torch.device, *, scaled: bool, biased: bool, gelu: bool) -> None:
+    """Queue one kernel."""
+    outputs, inputs = arguments.outputs, arguments.inputs
+    kernel = _kernel(form_for(kind, outputs, inputs), kind, arguments.rows, scaled, biased, gelu, device)
+    kernel.launch(parts(kind, outputs, inputs), [arguments], dependent=True)
