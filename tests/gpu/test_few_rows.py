@@ -74,7 +74,7 @@ def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[in
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
-@pytest.mark.parametrize("rows", [1, 5, 33, 64, 130])
+@pytest.mark.parametrize("rows", [1, 5, 33, 64, 90, 128, 130])
 def test_logits(name: str, rows: int, hopper: torch.device) -> None:
     """Within the tolerance of bfloat16 of the plain path's, and the same best token where that has a margin of 0.25."""
     shape = dataclasses.replace(known(name), num_layers=4)

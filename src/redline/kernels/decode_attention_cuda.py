@@ -12,6 +12,7 @@ from redline.kernels.attention_triton import LOG2_E
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Kernel
 from redline.kernels.heads import HeadPreparation
+from redline.kernels.op import device_of
 from redline.kernels.ragged import Ragged
 from redline.kernels.skinny_cuda import Order, arrivals
 
@@ -30,12 +31,29 @@ class Arguments(ctypes.Structure):
     ]
 
 
+SHORT_CONTEXT = 1024
+"""Up to so many keys a cluster of blocks takes a head of a sequence: nothing is joined through memory."""
+
+MOST_CLUSTER = 8
+
+
+def cluster_of(pairs: int, processors: int) -> int:
+    """Blocks that share a head of a sequence, so that the `pairs` of both give two to every processor."""
+    return next((size for size in (1, 2, 4) if 2 * pairs * size > processors), MOST_CLUSTER)
+
+
+def definitions(head: int, group: int, page: int, normed: bool, cluster: int) -> dict[str, int]:
+    """What cuda/attention.cu is compiled with."""
+    stages = 2 if head > 64 else 4
+    return {"HEAD": head, "GROUP": group, "PAGE": page, "TILES": stages, "NORMED": int(normed), "CLUSTER": cluster}
+
+
 @functools.cache
-def _kernel(head: int, group: int, page: int, normed: bool, stages: int, device: torch.device) -> Kernel:
-    definitions = {"HEAD": head, "GROUP": group, "PAGE": page, "TILES": stages, "NORMED": int(normed)}
-    tiles = WARPS * stages * 2 * 16 * (head + 8) * 2 + 4 * WARPS * group * head
+def _kernel(name: str, head: int, group: int, page: int, normed: bool, cluster: int, device: torch.device) -> Kernel:
+    defined = definitions(head, group, page, normed, cluster)
+    tiles = WARPS * defined["TILES"] * 2 * 16 * (head + 8) * 2 + 4 * WARPS * group * head
     with torch.cuda.device(device):
-        return Kernel(machine_code("attention.cu", definitions), "decode_attention", threads=32 * WARPS, shared_bytes=tiles)
+        return Kernel(machine_code("attention.cu", defined), name, threads=32 * WARPS, shared_bytes=tiles)
 
 
 def decode_attention(
@@ -49,12 +67,16 @@ def decode_attention(
 ) -> Tensor:
     """See decode_attention.decode_attention, without a window; [B, N H]. `order` must be made before the kernel before starts."""
     page_size, kv_heads, size = k_cache_PSKH.shape[1:]
-    heads = qkv_BM.shape[1] // size - 2 * kv_heads
-    output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=qkv_BM.device)
+    heads, device = qkv_BM.shape[1] // size - 2 * kv_heads, qkv_BM.device
+    output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
     own, kept = arguments(qkv_BM, k_cache_PSKH, v_cache_PSKH, ragged, prepare, scale, order, output_BM)
-    normed = prepare.q_norm_H is not None
-    kernel = _kernel(size, heads // kv_heads, page_size, normed, 2 if size > 64 else 4, qkv_BM.device)
-    kernel.launch(min(order.slots, len(kept[0])), [own], dependent=True)
+    about = (size, heads // kv_heads, page_size, prepare.q_norm_H is not None)
+    if ragged.max_context <= SHORT_CONTEXT:
+        pairs = len(qkv_BM) * kv_heads
+        cluster = cluster_of(pairs, device_of(device).processors)
+        _kernel("cluster_attention", *about, cluster, device).launch(pairs * cluster, [own], dependent=True, cluster=cluster)
+    else:
+        _kernel("decode_attention", *about, 1, device).launch(min(order.slots, len(kept[0])), [own], dependent=True)
     return output_BM
 
 

@@ -48,11 +48,18 @@ class Arguments(ctypes.Structure):
 def form_for(kind: int, outputs: int, inputs: int) -> Form:
     """As measured on an H200 inside chains of layers (docs/log.md): many rows of W for each reading of x, as long as every
     processor has several blocks, and everything a thread needs on its way at once."""
-    is_long = inputs > 6144
-    chunks = 4 if is_long or (kind == GATED and inputs > 2048) else 2
-    threads = min(MOST_THREADS, 32 * ceil_div(inputs, 32 * 8 * chunks))
-    rows = 4 if kind == GATED or (is_long and (outputs < 4096 or threads > 384)) else 8
-    return Form(rows, chunks, threads)
+    if kind == GATED:
+        return _form(4, 4 if inputs > 2048 else 2, inputs)
+    if inputs > 6144 and outputs < 4096:
+        return _form(4, 4, inputs)
+    if inputs > 12288:  # more would not fit into a processor's registers
+        return _form(8, 2, ceil_div(inputs, 2))
+    return _form(8, 4 if inputs > 6144 else 2, inputs)
+
+
+def _form(outputs: int, chunks: int, columns: int) -> Form:
+    """`columns` of a turn."""
+    return Form(outputs, chunks, min(MOST_THREADS, 32 * ceil_div(columns, 32 * 8 * chunks)))
 
 
 def definitions(form: Form, kind: int, rows: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:

@@ -20,7 +20,7 @@ from redline.kernels.op import ceil_div, device_of
 from redline.kernels.skinny import Gained
 
 STORE, GATED, ADD, STORE_FLOAT = range(4)
-PADDED_ROWS = (8, 16, 32, 64, 128, 256)
+PADDED_ROWS = (8, 16, 32, 64, 96, 128, 256)
 SHARED_BYTES = 216 * 1024  # of a block's stages
 
 

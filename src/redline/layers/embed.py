@@ -45,6 +45,10 @@ class Head:
             return invariant_linear(hidden_RD, self.weight_VD, dtype=torch.float32)
         if hidden_RD.is_cuda and len(hidden_RD) == 1:
             return project(hidden_RD, self.weight_VD)
+        if (
+            hidden_RD.is_cuda and hidden_RD.dtype is not torch.float32
+        ):  # the sums as they are, and no pass over them to widen them
+            return torch.mm(hidden_RD, self.weight_VD.T, out_dtype=torch.float32)
         return linear(hidden_RD, self.weight_VD).float()
 
     def slots(self, prefix: str) -> Slots:

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from redline.layers.attention import Attention
     from redline.layers.decoder import Decoder, PreNormBlock
 
-MOST_ROWS = 64
+MOST_ROWS = 128
 """With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
 
-LEAST_DEALT = 16
+LEAST_DEALT = 48
 """From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors."""
 
 MOST_GROUP = 16

@@ -32,8 +32,9 @@ def test_begin() -> None:
 
 @pytest.mark.parametrize(("head", "group"), [(64, 4), (80, 1), (96, 6), (128, 8), (128, 16), (256, 2)])
 def test_attention(head: int, group: int) -> None:
-    usage = _usage("attention.cu", HEAD=head, GROUP=group, PAGE=16, TILES=2 if head > 64 else 4, NORMED=1)
-    assert usage[1] == 0
+    attention = pytest.importorskip("redline.kernels.decode_attention_cuda")
+    for cluster in (1, 8):
+        assert _usage("attention.cu", **attention.definitions(head, group, 16, True, cluster))[1] == 0
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (64, 4, 128), (40, 40, 128)])
@@ -47,7 +48,7 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
     assert definitions["UNITS"] >= 2
 
 
-@pytest.mark.parametrize("rows", [1, 9, 17, 33])
+@pytest.mark.parametrize("rows", [2, 9, 17, 33, 65, 97])
 def test_skinny(rows: int) -> None:
     """The products of an 8B and a 1B model, of each kind. Larger numbers of rows are cuBLAS's."""
     skinny = pytest.importorskip("redline.kernels.skinny_cuda")

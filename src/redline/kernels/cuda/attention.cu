@@ -5,7 +5,10 @@
 // turn, with TILES tiles on their way into its own shared memory, and they never wait for each other before their sums are joined.
 // A sequence's chunks are joined by whoever ends last, in their order.
 //
-// Set by the compiler's command line: what heads.cuh names, and TILES.
+// `cluster_attention` needs no list: a cluster of CLUSTER blocks takes a sequence's head, each block its share of the keys, and their
+// sums are joined through the cluster's shared memory. It is the faster one where contexts are short.
+//
+// Set by the compiler's command line: what heads.cuh names, TILES and CLUSTER (1, 2, 4 or 8).
 
 #include "heads.cuh"
 
@@ -123,9 +126,9 @@ struct Item {
         const int2 pair = a.pairs[item / a.kv_heads];
         return {pair.x, item % a.kv_heads, pair.y, a.context[pair.x]};
     }
-    __device__ __forceinline__ bool is_newest(int chunk) const { return begin + chunk >= context; }
+    __device__ __forceinline__ bool is_newest(int chunk) const { return begin < context && begin + chunk >= context; }
     // The new key, which is not in the cache yet, is not walked to.
-    __device__ __forceinline__ int end(int chunk) const { return is_newest(chunk) ? context - 1 : begin + chunk; }
+    __device__ __forceinline__ int end(int chunk) const { return begin + chunk >= context ? context - 1 : begin + chunk; }
 };
 
 // A warp's share of one chunk: tiles `warp`, `warp` + WARPS, ... of keys [begin, end).
@@ -245,8 +248,8 @@ __device__ __forceinline__ void join_chunks(const Arguments& a, Shared& s, int s
     }
 }
 
-// `values`: WARPS * GROUP * HEAD floats of shared memory.
-__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const Sums& sums, int item, int sequence, int head, int context, int chunk) {
+// The warps' sums into shared memory; `values`: WARPS * GROUP * HEAD floats of it.
+__device__ __forceinline__ void lay_down(Shared& s, float* values, const Sums& sums) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -261,6 +264,10 @@ __device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* val
             *(float2*)(values + (warp * GROUP + row) * HEAD + 8 * n + 2 * (lane % 4)) = make_float2(sums.values[n][2 * half], sums.values[n][2 * half + 1]);
     }
     sync_threads(1, WALKERS);
+}
+
+__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const Sums& sums, int item, int sequence, int head, int context, int chunk) {
+    lay_down(s, values, sums);
     u16* output = a.output + ((u64)sequence * a.kv_heads + head) * GROUP * HEAD;
     const bool alone = context <= chunk;
     for (int e = threadIdx.x; e < GROUP * HEAD; e += WALKERS) {
@@ -363,4 +370,69 @@ extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __g
         if (number >= items) return;
         sync_threads(1, WALKERS);
     }
+}
+
+#define OWNED ((GROUP * HEAD + CLUSTER - 1) / CLUSTER)  // elements of the output that a block of a cluster finishes
+
+struct Exchange {
+    float sums[CLUSTER][OWNED], best[CLUSTER][GROUP], total[CLUSTER][GROUP];
+};
+
+// This block's sums to those of the cluster that finish them, and its rows' best scores and totals to all.
+__device__ __forceinline__ void send(const Shared& s, Exchange& exchange, const float* values, u32 rank) {
+    for (int e = threadIdx.x; e < GROUP * HEAD; e += WALKERS) {
+        float best, total;
+        const float sum = join_warps(s, values, e, best, total);
+        store_remote(shared_address(&exchange.sums[rank][e % OWNED]), e / OWNED, sum);
+        if (e % HEAD == 0)
+#pragma unroll
+            for (int other = 0; other < CLUSTER; ++other) {
+                store_remote(shared_address(&exchange.best[rank][e / HEAD]), other, best);
+                store_remote(shared_address(&exchange.total[rank][e / HEAD]), other, total);
+            }
+    }
+}
+
+__device__ __forceinline__ void write_owned(const Exchange& exchange, u16* output, u32 rank) {
+    for (int i = threadIdx.x; i < OWNED; i += WALKERS) {
+        const int e = rank * OWNED + i, row = e / HEAD;
+        if (e >= GROUP * HEAD) return;
+        float best = LOWEST, total = 0.f, sum = 0.f;
+#pragma unroll
+        for (int other = 0; other < CLUSTER; ++other) best = fmaxf(best, exchange.best[other][row]);
+#pragma unroll
+        for (int other = 0; other < CLUSTER; ++other) {
+            const float weight = exp2f(exchange.best[other][row] - best);  // a block without keys: exp2(-inf) = 0
+            total += weight * exchange.total[other][row];
+            sum += weight * exchange.sums[other][i];
+        }
+        output[e] = to_bf16(sum / total);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(WALKERS) cluster_attention(const __grid_constant__ Arguments a) {
+    extern __shared__ __align__(16) u8 dynamic[];  // tiles, then the joined sums' values
+    __shared__ __align__(16) Shared s;
+    __shared__ __align__(16) Exchange exchange;
+    float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_ELEMENTS * 2);
+    let_next_kernel_start();
+    clear_queries(s);
+    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
+    const int pair = blockIdx.x / CLUSTER, sequence = pair / a.kv_heads;
+    const int context = a.context[sequence], chunk = (context + CLUSTER * TILE - 1) / (CLUSTER * TILE) * TILE;
+    if (context == 0) return wait_for_kernel_before();  // the whole cluster
+    const Item item{sequence, pair % a.kv_heads, (int)rank * chunk, context};
+    Walk walk = walk_to(a, item, shared_address(dynamic), chunk);
+    if (CLUSTER > 1) cluster_arrive();  // nobody writes to a block that has not begun
+    wait_for_kernel_before();
+    lay_down(s, values, walk_item(a, s, walk, item, chunk));
+    if (CLUSTER > 1) cluster_wait();
+    send(s, exchange, values, rank);
+    if (CLUSTER > 1) {
+        cluster_arrive();
+        cluster_wait();
+    } else {
+        sync_threads(1, WALKERS);
+    }
+    write_owned(exchange, a.output + ((u64)sequence * a.kv_heads + item.head) * GROUP * HEAD, rank);
 }

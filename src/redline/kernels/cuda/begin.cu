@@ -1,11 +1,13 @@
 // What a decode step begins with: the embedded rows as stream and as first input (see skinny.py), and the order in which attention
-// walks the keys of all sequences (see below). One block a row, and one more for the order. D is the model's size.
+// walks the keys of all sequences (see below). One block a row, and one more for the order. D is the model's size, a multiple
+// of 8.
 //
 // The keys of a sequence are cut into chunks of one length, a multiple of 64. A longer chunk means fewer sums to join, a shorter one
 // blocks that end together; the length is the one with the shortest estimated time among THREADS candidates. Whole chunks come
 // first, the remainders after them, so that a block that is done early finds something small.
 
 #define THREADS 256
+#define AT_ONCE 2       // eights of numbers of a row that a thread asks for together
 #define SPLIT_COST 96   // what a chunk costs beside its keys, in keys
 #define JOIN_COST 160   // what it costs once that sums must be joined, in keys
 #define LEAST_CHUNK 256
@@ -118,6 +120,26 @@ __device__ void order(const Arguments& a) {
     if (threadIdx.x == 0) *a.plan = {remainders, chunk};
 }
 
+// Eight numbers of a row into the stream at `place`, and into the first layer's input; their sum of squares.
+__device__ __forceinline__ float embed(const Arguments& a, uint4 numbers, const float4 (&gains)[2], u64 place) {
+    const u32 pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
+    float values[8], square = 0.f;
+    u32 gained[4];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        values[i] = from_bf16((u16)(pairs[i / 2] >> (i % 2 * 16)));
+        if (a.scale != 1.f) values[i] = from_bf16(to_bf16(values[i] * a.scale));
+        square += values[i] * values[i];
+    }
+    const float own[8] = {gains[0].x, gains[0].y, gains[0].z, gains[0].w, gains[1].x, gains[1].y, gains[1].z, gains[1].w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) gained[i] = pack_bf16(values[2 * i] * own[2 * i], values[2 * i + 1] * own[2 * i + 1]);
+    *(float4*)(a.stream + place) = make_float4(values[0], values[1], values[2], values[3]);
+    *(float4*)(a.stream + place + 4) = make_float4(values[4], values[5], values[6], values[7]);
+    *(uint4*)(a.gained + place) = make_uint4(gained[0], gained[1], gained[2], gained[3]);
+    return square;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) begin(const __grid_constant__ Arguments a) {
     __shared__ float parts[THREADS / 32];
     let_next_kernel_start();
@@ -128,13 +150,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) begin(const __grid_constan
     const bool known = token >= 0 && token < a.vocabulary;  // a padding row may hold anything
     const u16* embedded = a.embedding + (known ? token : 0) * a.size;
     float square = 0.f;
-    for (int i = threadIdx.x; i < a.size; i += THREADS) {
-        float value = from_bf16(embedded[i]);
-        if (a.scale != 1.f) value = from_bf16(to_bf16(value * a.scale));
-        const u64 place = (u64)row * a.size + i;
-        a.stream[place] = value;
-        a.gained[place] = to_bf16(value * a.gain[i]);
-        square += value * value;
+    for (int first = 8 * threadIdx.x; first < a.size; first += AT_ONCE * 8 * THREADS) {
+        uint4 numbers[AT_ONCE];
+        float4 gains[AT_ONCE][2];
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n) {  // all on their way before the first is used
+            const int i = first + n * 8 * THREADS;
+            if (i >= a.size) continue;
+            numbers[n] = *(const uint4*)(embedded + i);
+            gains[n][0] = *(const float4*)(a.gain + i), gains[n][1] = *(const float4*)(a.gain + i + 4);
+        }
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n) {
+            const int i = first + n * 8 * THREADS;
+            if (i < a.size) square += embed(a, numbers[n], gains[n], (u64)row * a.size + i);
+        }
     }
     square = warp_sum(square);
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = square;

@@ -139,6 +139,13 @@ __device__ __forceinline__ void send_remote(u32 address, u32 barrier, u32 rank, 
                  : "memory");
 }
 
+// Into another block's shared memory; it is there after the next barrier of the cluster.
+__device__ __forceinline__ void store_remote(u32 address, u32 rank, float value) {
+    u32 remote;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
+}
+
 // As barrier_wait, for arrivals from the other blocks of the cluster.
 __device__ __forceinline__ void barrier_wait_cluster(u32 barrier, u32 parity) {
     asm volatile(

@@ -8,7 +8,7 @@
 //
 // A gated layer's tile has eight gate rows, their eight value rows, the next eight gate rows ..., so that a thread's sums hold both.
 //
-// Set by the compiler's command line: ROWS (8, 16, 32, 64, 128 or 256), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
+// Set by the compiler's command line: ROWS (8, 16, 32, 64, 96, 128 or 256), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
 // of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32), SCALED, BIASED, GELU.
 
 #define GROUPS (ROWS > 64 ? 2 : 1)        // warpgroups: each has its share of a tile's outputs, or of the rows where it has one block
