@@ -98,6 +98,22 @@ THREE_LEVELS = {"redline.kernels.cuda"}
 # Trees beside redline that use only its public door.
 OUTSIDE = {"saidata"}
 
+# The rooms of saidata, torch-free but for `import redline` inside a function.
+SAIDATA_FLOORS = {
+    "ground": 0,  # the files that lie directly in src/saidata
+    "format": 1,
+    "index": 1,
+    "sources": 1,
+    "evidence": 2,
+    "retrieve": 2,
+    "check": 3,
+    "models": 3,
+    "generate": 4,
+    "batch": 5,
+    "evaluate": 5,
+    "cli": 6,
+}
+
 
 def room_of(name: str) -> str:
     """The room of module `name` in the package redline."""
@@ -127,7 +143,7 @@ def violations(root: Path) -> list[str]:
         place = module.path.relative_to(root)
         found += [f"{place}: {text}" for text in _shape(module)]
         if module.name.split(".")[0] != "redline":
-            found += [f"{place}:{item.line}: {text}" for item in imports(module) for text in _outside(item, tree)]
+            found += [f"{place}:{item.line}: {text}" for item in imports(module) for text in _outside(module, item, tree)]
         elif room_of(module.name) in FLOORS:
             found += [f"{place}:{item.line}: {text}" for item in imports(module) for text in _uphill(module, item, tree)]
             found += [f"{place}: {text}" for text in _heavy(module, tree)]
@@ -146,12 +162,39 @@ def _shape(module: Module) -> Iterator[str]:
             yield "rooms have two levels, never three"
         if room_of(module.name) not in FLOORS:
             yield f"room {room_of(module.name)} has no floor in tools/layers.py"
+    if parts[0] in OUTSIDE:
+        if len(parts) > 3 - module.is_package:
+            yield "rooms have two levels, never three"
+        if saidata_room(module) not in SAIDATA_FLOORS:
+            yield f"room {saidata_room(module)} of saidata has no floor in tools/layers.py"
 
 
-def _outside(item: Import, tree: dict[str, Module]) -> Iterator[str]:
+def saidata_room(module: Module) -> str:
+    """The room of a module of saidata."""
+    parts = module.name.split(".")
+    return parts[1] if len(parts) > 2 or len(parts) == 2 and module.is_package else "ground"
+
+
+def _outside(module: Module, item: Import, tree: dict[str, Module]) -> Iterator[str]:
+    """What an application may not import: redline's inside, rooms of its own that are not below, torch."""
+    library = item.target.split(".")[0]
+    if library in HEAVY:
+        yield f"imports {library}: what needs it lies behind redline's public door"
     target = resolve(item.target, tree)
-    if target is not None and target.split(".")[0] == "redline" and target != "redline":
-        yield f"imports {target}: only the public door (`import redline`) is open to it"
+    if target is None:
+        return
+    if library == "redline":
+        if target != "redline":
+            yield f"imports {target}: only the public door (`import redline`) is open to it"
+        elif not item.lazy and not item.typing_only:
+            yield "imports redline at once: do it in the function that asks a model"
+        return
+    here, there = saidata_room(module), saidata_room(tree[target])
+    if here != there and SAIDATA_FLOORS.get(there, 99) >= SAIDATA_FLOORS.get(here, 99):
+        floors = (
+            f"{here} (floor {SAIDATA_FLOORS.get(here, '?')}) imports {target} ({there}, floor {SAIDATA_FLOORS.get(there, '?')})"
+        )
+        yield f"{floors}: imports go downhill only"
 
 
 def _uphill(module: Module, item: Import, tree: dict[str, Module]) -> Iterator[str]:

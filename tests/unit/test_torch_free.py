@@ -22,3 +22,11 @@ def test_torch_free_modules_import_without_torch() -> None:
     assert len(names) > 60
     done = subprocess.run([sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_saidata_imports_without_torch() -> None:
+    """Every module of saidata; what asks a model in this process imports redline when it is called."""
+    names = [name for name in modules(Path("src")) if name.startswith("saidata")]
+    assert len(names) > 20
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -62,6 +62,22 @@ BREACHES = {
     "a module that is not there": ("redline/llm.py", "from redline.models.gone import build", "which does not exist"),
     "an unknown room": ("redline/attic/file.py", "", "has no floor"),
     "the application through a side door": ("saidata/cli.py", "from redline.engine import client", "only the public door"),
+    "the application imports the door at once": ("saidata/cli/ask.py", "import redline", "imports redline at once"),
+    "the application imports torch": ("saidata/cli/ask.py", "def f():\n    import torch", "imports torch"),
+    "the application uphill": (
+        "saidata/format/text.py",
+        "from saidata.check import rules",
+        "format (floor 1) imports saidata.check.rules",
+    ),
+    "the application uphill inside a function": (
+        "saidata/format/text.py",
+        "def f():\n    from saidata.check import rules",
+        "downhill",
+    ),
+    "the application on one floor": ("saidata/index/store.py", "import saidata.format.text", "imports go downhill only"),
+    "the application's unknown room": ("saidata/attic/file.py", "", "room attic of saidata has no floor"),
+    "the application's three levels": ("saidata/format/deep/file.py", "", "two levels, never three"),
+    "the application's name that says nothing": ("saidata/format/helpers.py", "", "is called helpers"),
     "redline knows the application": ("redline/cli/main.py", "def f():\n    import saidata", "redline knows nothing of it"),
 }
 
@@ -73,7 +89,16 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-BESIDE = {"redline/plan/receipt.py": "", "saidata/__init__.py": "", "saidata/index.py": "import redline\n"}
+BESIDE = {
+    "redline/plan/receipt.py": "",
+    "saidata/__init__.py": "",
+    "saidata/facts.py": "import msgspec\n",
+    "saidata/format/__init__.py": "",
+    "saidata/format/text.py": "from saidata.facts import Fact\n",
+    "saidata/check/__init__.py": "",
+    "saidata/check/rules.py": "from saidata.format import text\n",
+    "saidata/models/local.py": "def ask():\n    import redline\n",
+}
 
 
 def test_a_clean_tree_passes(tmp_path):

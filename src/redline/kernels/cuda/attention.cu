@@ -8,7 +8,7 @@
 // `cluster_attention` needs no list: a cluster of CLUSTER blocks takes a sequence's head, each block its share of the keys, and their
 // sums are joined through the cluster's shared memory. It is the faster one where contexts are short.
 //
-// Set by the compiler's command line: what heads.cuh names, TILES and CLUSTER (1, 2, 4 or 8).
+// Set by the compiler's command line: what heads.cuh names, TILES and CLUSTER (1, 2 or 4).
 
 #include "heads.cuh"
 
@@ -402,7 +402,8 @@ __device__ __forceinline__ void write_owned(const Exchange& exchange, u16* outpu
         for (int other = 0; other < CLUSTER; ++other) best = fmaxf(best, exchange.best[other][row]);
 #pragma unroll
         for (int other = 0; other < CLUSTER; ++other) {
-            const float weight = exp2f(exchange.best[other][row] - best);  // a block without keys: exp2(-inf) = 0
+            if (exchange.best[other][row] == LOWEST) continue;  // a block without keys, whose sums are NaN
+            const float weight = exp2f(exchange.best[other][row] - best);
             total += weight * exchange.total[other][row];
             sum += weight * exchange.sums[other][i];
         }
