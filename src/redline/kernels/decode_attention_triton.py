@@ -19,7 +19,6 @@ from torch import Tensor
 
 from redline.kernels import op
 from redline.kernels.attention_triton import LOG2_E, choose_splits, choose_tiling
-from redline.kernels.gemv_triton import DEPENDENT_FROM
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import next_power_of_two
 from redline.kernels.ragged import Ragged
@@ -50,7 +49,6 @@ def decode_attention(
     if splits > 1:
         partial_ZBNH = torch.empty((splits, sequences, heads, size), dtype=torch.float32, device=qkv_BM.device)
         partial_2ZBN = torch.empty((2, splits, sequences, heads), dtype=torch.float32, device=qkv_BM.device)
-    dependent = qkv_BM.is_cuda and device.target.capability >= DEPENDENT_FROM
     normed = prepare.q_norm_H is not None
     _decode[(sequences, kv_heads, splits)](
         qkv_BM,
@@ -82,10 +80,9 @@ def decode_attention(
         WINDOWED=window > 0,
         NORMED=normed,
         SPLIT=splits > 1,
-        DEPENDENT=dependent,
         num_warps=8 if size > 128 else tiling.warps,  # both halves of q and the sums lie in registers
         num_stages=tiling.stages,
-        **({"launch_pdl": True} if dependent else {}),
+        **op.dependent_launch(qkv_BM),
     )
     return output_BNH
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from redline.kernels.decode_step import RECORD_WORDS, Rows
-from redline.kernels.op import next_power_of_two
+from redline.kernels.op import dependent_launch, next_power_of_two
 
 MAX_BLOCK = 1024
 
@@ -38,6 +38,7 @@ def begin_decode(
         PAGE_SIZE=page_size,
         BLOCK=block,
         num_warps=max(1, block // 256),
+        **dependent_launch(table_RL),
     )
     return found
 
@@ -60,6 +61,7 @@ def end_decode(tokens_B: Tensor, rows_B: Tensor, columns_B: Tensor, table_RL: Te
         table_RL.stride(0),
         BLOCK=block,
         num_warps=max(1, block // 256),
+        **dependent_launch(table_RL),
     )
 
 
@@ -89,7 +91,11 @@ def _begin(
     WORDS: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     b = tl.program_id(0).to(tl.int64)
     slot = tl.load(step) % slots
     record = records_ZBW + (slot * most_rows + b) * WORDS
@@ -145,7 +151,10 @@ def _end(
     most_rows,
     table_stride,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     number = tl.load(step)
     output_B = output_ZB + (number % slots) * most_rows
     for first in range(0, rows, BLOCK):

@@ -13,7 +13,7 @@ K inputs, N outputs, R outputs of a program, X inputs of a tile.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import triton
@@ -24,8 +24,6 @@ from redline.kernels import op
 from redline.kernels.op import ceil_div, next_power_of_two
 
 Kind = Literal["project", "norm", "gated", "add"]
-
-DEPENDENT_FROM = 90  # the first capability with programmatic dependent launch
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,6 @@ def _launch(
     (rows, inputs), outputs = x_TK.shape, output_TN.shape[1]
     assert rows == 1, "more rows are a matrix product's work"
     tile = choose_tile(outputs, inputs, kind)
-    dependent = x_TK.is_cuda and op.device_of(x_TK.device).target.capability >= DEPENDENT_FROM
-    launch: dict[str, Any] = {"launch_pdl": True} if dependent else {}
     _gemv[(ceil_div(outputs, tile.outputs),)](
         x_TK,
         norm_K if norm_K is not None else x_TK,
@@ -109,9 +105,8 @@ def _launch(
         GELU=gelu,
         ADD=kind == "add",
         BIAS=bias_N is not None,
-        DEPENDENT=dependent,
         num_warps=tile.warps,
-        **launch,
+        **op.dependent_launch(x_TK),
     )
 
 

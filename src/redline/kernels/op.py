@@ -94,6 +94,17 @@ def device_of(device: torch.device) -> Device:
     return Device(TARGETS[nearest], properties.multi_processor_count)
 
 
+DEPENDENT_FROM = 90
+"""The first chips whose kernels can start before the kernel before them has ended (programmatic dependent launch)."""
+
+
+def dependent_launch(x: Tensor) -> dict[str, bool]:
+    """What a Triton launch adds so that its kernel may start early; the kernel, told by DEPENDENT, waits before it reads what
+    the kernel before it writes."""
+    dependent = x.is_cuda and device_of(x.device).target.capability >= DEPENDENT_FROM
+    return {"DEPENDENT": True, "launch_pdl": True} if dependent else {"DEPENDENT": False}
+
+
 def next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 

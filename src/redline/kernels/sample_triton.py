@@ -69,10 +69,11 @@ def sample(logits_BV: Tensor, batch: plain.SampleBatch) -> Tensor:
         TRUNCATED=truncates,
         LANE=philox.BLOCKS_PER_TILE,
         num_warps=4,
+        **op.dependent_launch(logits_BV),
     )
     if parts == 1:
         return token_BZ.squeeze(1)
-    _pick_part[(rows,)](score_BZ, token_BZ, tokens_B, parts, num_warps=1)
+    _pick_part[(rows,)](score_BZ, token_BZ, tokens_B, parts, num_warps=1, **op.dependent_launch(logits_BV))
     return tokens_B
 
 
@@ -213,8 +214,12 @@ def _pick(
     GREEDY: tl.constexpr,
     TRUNCATED: tl.constexpr,
     LANE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """The best scaled and noised logit of one part of a row, and the lowest token that has it."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     b = tl.program_id(0)
     part = tl.program_id(1)
     row_V = logits_BV + b.to(tl.int64) * stride
@@ -257,8 +262,11 @@ def _pick(
 
 
 @triton.jit(do_not_specialize=["parts"])
-def _pick_part(score_BZ, token_BZ, tokens_B, parts):
+def _pick_part(score_BZ, token_BZ, tokens_B, parts, DEPENDENT: tl.constexpr):
     """The best part of each row; of equal ones the first, which holds the lowest tokens."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     b = tl.program_id(0)
     z = tl.arange(0, MAX_PARTS)
     score_Z = tl.load(score_BZ + b * parts + z, mask=z < parts, other=float("-inf"))

@@ -260,7 +260,7 @@ def begin(
         *(tensor.data_ptr() for tensor in (order.plan_2, order.pairs_P2, order.whole_first_T, order.remainder_T)),
         rows, size, embedding_VD.shape[0], kv_heads, slots, capacity, scale,
     )  # fmt: skip
-    _begin_kernel(device).launch(rows + 1, [arguments], dependent=False)
+    _begin_kernel(device).launch(rows + 1, [arguments], dependent=True)
     return order
 
 
