@@ -35,6 +35,10 @@ CEILINGS = Ceilings()
 # The one file that reads the environment; each name is a `Variable(...)` entry of its table.
 ENVIRONMENT_FILE = "redline.env"
 ENVIRONMENT_ENTRY = "Variable"
+
+# saidata sees redline's public door only; its one name, of a folder, is read here.
+APPLICATION_ENVIRONMENT_FILE = "saidata.places"
+
 ENVIRONMENT_READERS = {"os.environ", "os.getenv", "os.environb", "os.putenv"}
 
 # Decorators that make a function a GPU kernel.
@@ -104,6 +108,8 @@ def _lines(node: ast.AST) -> int:
 
 
 def _environment(module: Module) -> Iterator[str]:
+    if module.name == APPLICATION_ENVIRONMENT_FILE:
+        return
     if module.name == ENVIRONMENT_FILE:
         calls = (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
         count = sum(dotted(call.func) == ENVIRONMENT_ENTRY for call in calls)

@@ -1,0 +1,187 @@
+"""What a run came to: `report` (plain data), `markdown` (for a person). The pictures are drawn elsewhere. Open `report`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from saidata.evaluate.baselines import Variant
+from saidata.evaluate.calibrate import Reliability, Table, reliability
+from saidata.evaluate.intervals import Interval, middle, ratio
+from saidata.evaluate.measures import MEASURES, Score, file_recall, summary
+from saidata.evaluate.run import Outcome, Settings, confidences
+
+STRATA_SHOWN = ("precision", "recall", "licence_recall", "completeness")
+MOST_WRONG = 60
+TITLES: dict[Variant, str] = {
+    "saidata": "saidata",
+    "index": "free generation, with the index",
+    "free": "free generation, without the index",
+}
+MORE = {
+    "file_recall": "recall, averaged over files",
+    "repair_free": "files that needed no repair",
+}
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file costs, averages with intervals."""
+
+    tokens: Interval
+    prompt_tokens: Interval
+    cached_share: float  # of all prompt tokens, that were computed before
+    steps: Interval | None  # decode steps, where they are counted
+    seconds: float  # of the whole variant, divided by its files
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant."""
+
+    files: int
+    measures: dict[str, Interval]
+    strata: dict[str, dict[str, Interval]]
+    cost: Cost
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, summed up."""
+
+    settings: Settings
+    gold_files: int
+    variants: dict[Variant, Part]
+    reliability: Reliability | None = None  # of the confidences, on the half that they were not fitted on
+    calibrated_groups: int = 0
+    wrong: tuple[str, ...] = ()  # of the variant saidata: "nginx: commands: /usr/bin/x"
+    machine: str = ""
+
+
+def report(
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    gold_files: int,
+    seconds: dict[Variant, float],
+    table: Table | None,
+    machine: str,
+) -> Report:
+    """The report of a run. `seconds` is what each variant took on the clock, as far as this machine did the work."""
+    by_variant: dict[Variant, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_variant[outcome.variant].append(outcome)
+    pairs = confidences(by_variant["saidata"], table) if table is not None else []
+    wrong = [f"{one.key}: {text}" for one in by_variant["saidata"] for text in one.score.wrong]
+    return Report(
+        settings=settings,
+        gold_files=gold_files,
+        variants={
+            variant: _part(by_variant[variant], seconds.get(variant, 0.0)) for variant in settings.variants if by_variant[variant]
+        },
+        reliability=reliability(pairs),
+        calibrated_groups=len(table.groups) if table else 0,
+        wrong=tuple(wrong[:MOST_WRONG]),
+        machine=machine,
+    )
+
+
+def _part(outcomes: Sequence[Outcome], seconds: float) -> Part:
+    scores = [one.score for one in outcomes]
+    measures = summary(scores)
+    averaged = file_recall(scores)
+    if averaged is not None:
+        measures["file_recall"] = averaged
+    if outcomes[0].variant == "saidata":  # the others are never asked again
+        measures["repair_free"] = ratio([(float(one.repairs == 0), 1.0) for one in outcomes])
+    groups: dict[str, list[Score]] = defaultdict(list)
+    for one in outcomes:
+        if one.score.mode == "full":
+            groups[f"popularity: {one.popularity}"].append(one.score)
+            groups[f"kind: {one.kind}"].append(one.score)
+            groups[f"half: {one.split}"].append(one.score)
+    strata = {
+        name: {measure: value for measure, value in summary(part).items() if measure in STRATA_SHOWN}
+        for name, part in sorted(groups.items())
+    }
+    prompt = sum(one.effort.prompt_tokens for one in outcomes)
+    steps = [float(one.effort.steps) for one in outcomes if one.effort.steps is not None]
+    return Part(
+        files=len(outcomes),
+        measures=measures,
+        strata=strata,
+        cost=Cost(
+            tokens=middle([float(one.effort.tokens) for one in outcomes]),
+            prompt_tokens=middle([float(one.effort.prompt_tokens) for one in outcomes]),
+            cached_share=sum(one.effort.cached_tokens for one in outcomes) / prompt if prompt else 0.0,
+            steps=middle(steps) if steps else None,
+            seconds=seconds / len(outcomes),
+        ),
+    )
+
+
+def markdown(found: Report, pictures: Iterable[str] = ()) -> str:
+    """The report for a person."""
+    return "\n".join(_lines(found, list(pictures))) + "\n"
+
+
+def _lines(found: Report, pictures: Sequence[str]) -> Iterator[str]:
+    settings = found.settings
+    whole = "the whole gold set" if settings.files == 0 else f"{settings.files} gold packages (seed {settings.seed})"
+    yield "# saidata: is what it writes true?\n"
+    yield f"Model `{settings.model}`, index `{settings.snapshot}`, {whole}, plus tasks whose evidence is withheld and invented names."
+    yield f"Packages were {'opened for licence and ports' if settings.deep else 'not opened: no licences, no ports'}. {found.machine}\n"
+    yield "Square brackets are 95 % intervals, made by resampling files.\n"
+    columns = list(found.variants)
+    yield "| measure | " + " | ".join(TITLES[one] for one in columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for name, title in [*((name, title) for name, (title, _) in MEASURES.items()), *MORE.items()]:
+        cells = [found.variants[one].measures.get(name) for one in columns]
+        if any(cells):
+            yield f"| {title} | " + " | ".join(_cell(cell) for cell in cells) + " |"
+    yield from _costs(found)
+    yield from (f"\n![{name}]({name})" for name in pictures)
+    yield from _strata(found)
+    yield from _sureness(found)
+    if found.wrong:
+        yield "\n## What was wrong\n"
+        yield from (f"- {text}" for text in found.wrong)
+
+
+def _cell(value: Interval | None) -> str:
+    return "" if value is None else f"{value} ({value.above:g} of {value.of:g})"
+
+
+def _costs(found: Report) -> Iterator[str]:
+    costs = [part.cost for part in found.variants.values()]
+    yield "| tokens written per file | " + " | ".join(f"{cost.tokens.value:.0f}" for cost in costs) + " |"
+    yield "| decode steps per file | " + " | ".join("" if c.steps is None else f"{c.steps.value:.0f}" for c in costs) + " |"
+    yield "| prompt tokens per file | " + " | ".join(f"{cost.prompt_tokens.value:.0f}" for cost in costs) + " |"
+    yield "| of the prompt, computed before | " + " | ".join(f"{cost.cached_share:.2f}" for cost in costs) + " |"
+    yield "| seconds per file | " + " | ".join(f"{cost.seconds:.2f}" if cost.seconds else "" for cost in costs) + " |"
+
+
+def _strata(found: Report) -> Iterator[str]:
+    part = found.variants.get("saidata")
+    if part is None:
+        return
+    yield "\n## saidata by stratum\n"
+    yield "| stratum | " + " | ".join(STRATA_SHOWN) + " |"
+    yield "|---" * (len(STRATA_SHOWN) + 1) + "|"
+    for name, measures in part.strata.items():
+        cells = [str(measures[measure]) if measure in measures else "" for measure in STRATA_SHOWN]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _sureness(found: Report) -> Iterator[str]:
+    yield "\n## Confidence\n"
+    if found.reliability is None:
+        yield "No calibration table was given, or none of its groups occurs here: no confidence is shown."
+        return
+    sure = found.reliability
+    yield f"{found.calibrated_groups} groups were fitted on one half of the gold set; this is the other half, {sure.values} values."
+    yield f"Reliability error {sure.error:.4f}, Brier score {sure.brier:.4f}, mean risk {sure.area:.4f}.\n"
+    yield "| confidence | right | values |"
+    yield "|---|---|---|"
+    yield from (f"| {confidence:.3f} | {right:.3f} | {number} |" for confidence, right, number in sure.bins)
+    yield "\n| of the values, surest first | wrong |"
+    yield "|---|---|"
+    yield from (f"| {coverage:.3f} | {risk:.4f} |" for coverage, risk in sure.curve)
