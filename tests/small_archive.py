@@ -21,7 +21,7 @@ Maintainer: Ann Example <ann@example.org>
 Provides: httpd
 Depends: libc6 (>= 2.34), lantern-common (= 2.4.1-3)
 Description: small web server
-Description-md5: aaa1
+Description-md5: 0123456789abcdef0123456789abcdef
 Homepage: https://lantern.example.org
 Tag: implemented-in::c, role::program, network::server
 Section: httpd
@@ -125,7 +125,7 @@ Section: utils
 
 TRANSLATION = """\
 Package: lantern
-Description-md5: aaa1
+Description-md5: 0123456789abcdef0123456789abcdef
 Description-en: small web server
  Lantern serves files and applications. It is made
  for small machines.

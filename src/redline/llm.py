@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}
 Prompt = str | Sequence[int]
 
+Ask = tuple[Prompt, SamplingParams | None, str | None]
+"""A prompt, how it is sampled, and the grammar of its answer."""
+
+AHEAD = 2  # times what runs together is taken by `complete`, so that no place stands empty
 COLLECTED_TOKENS = 256  # of an answer that is read whole, told together
 CHECK_EVERY_S = 5.0  # the law that pages are conserved, at most so often: who waits for a first token would wait for it too
 
@@ -146,6 +150,28 @@ class LLM:
         of_regex, of_choice ...
         """
         return self._collect(self._requests(_listed(prompts), sampling, grammar), continues=True)
+
+    def complete(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Completion]]:
+        """Complete prompts that come one by one, each with its own sampling and grammar: (its number, its completion) as they end.
+
+        Prompts are taken as there is room for them, never all at once, so that making them may go on while others are answered.
+        Leaving early cancels what is still open.
+        """
+        taken: dict[int, Request] = {}
+
+        def requests() -> Iterator[Request]:
+            for number, (prompt, sampling, grammar) in enumerate(asks):
+                request = self._requests([prompt], sampling, grammar)[0]
+                taken[number] = msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS)
+                yield taken[number]
+
+        parts: dict[int, list[Delta]] = {}
+        ahead = AHEAD * self.info.max_num_seqs
+        for place, delta in self._run(requests(), continues=True, ahead=ahead):
+            parts.setdefault(place, []).append(delta)
+            ended = sum(each.finish is not None for each in parts[place]) if delta.finish is not None else 0
+            if ended == taken[place].sampling.n:
+                yield place, _completion(taken.pop(place), parts.pop(place), PlainParser)
 
     def chat(
         self,
@@ -262,22 +288,36 @@ class LLM:
         return list(tokens)
 
     def _run(
-        self, requests: Sequence[Request], *, continues: bool, shown: frozenset[int] = frozenset()
+        self,
+        requests: Iterable[Request],
+        *,
+        continues: bool,
+        shown: frozenset[int] = frozenset(),
+        ahead: int | None = None,
     ) -> Iterator[tuple[int, Delta]]:
-        """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open."""
+        """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open.
+
+        Requests are taken while fewer than `ahead` choices are open; without it, while as many may wait.
+        """
         loop = self._engine.loop
-        place = {request.id: i for i, request in enumerate(requests)}
-        answers = {
-            (request.id, index): Answer(self._tokenizer, request, index, continues=continues, shown=shown)
-            for request in requests
-            for index in range(request.sampling.n)
-        }
-        coming, submitted, ended = iter(requests), 0, 0  # of choices: no more at a time than may wait
+        most = self._most_waiting if ahead is None else ahead
+        place: dict[str, int] = {}
+        answers: dict[tuple[str, int], Answer] = {}  # of choices that are submitted and have not ended
+        coming, more = enumerate(requests), True
         try:
-            while answers:
-                while submitted - ended < self._most_waiting and (request := next(coming, None)) is not None:
+            while True:
+                while more and len(answers) < most:
+                    following = next(coming, None)
+                    if following is None:
+                        more = False
+                        break
+                    number, request = following
                     loop.submit(request)
-                    submitted += request.sampling.n
+                    place[request.id] = number
+                    for index in range(request.sampling.n):
+                        answers[request.id, index] = Answer(self._tokenizer, request, index, continues=continues, shown=shown)
+                if not answers:
+                    return
                 loop.step()
                 for chunk in loop.take():
                     answer = answers.get((chunk.id, chunk.index))
@@ -288,7 +328,6 @@ class LLM:
                         loop.cancel(chunk.id, chunk.index)
                     if delta.finish is not None:
                         del answers[chunk.id, chunk.index]
-                        ended += 1
                     if delta.failure is not None:
                         raise error_of(delta.failure)
                     yield place[chunk.id], delta

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from redline.errors import InvalidRequest
-from redline.llm import COLLECTED_TOKENS, LLM
+from redline.llm import AHEAD, COLLECTED_TOKENS, LLM
 from redline.types import Chunk, SamplingParams
 
 LONG = COLLECTED_TOKENS + 20
@@ -97,3 +97,26 @@ def test_prepare_captures_until_nothing_is_left(llm: LLM, monkeypatch: pytest.Mo
 def test_on_a_cpu_there_is_nothing_to_prepare(llm: LLM) -> None:
     llm.prepare()
     assert not llm.stats.more.get("graphs_captured")
+
+
+def test_prompts_that_come_one_by_one_are_taken_as_there_is_room_and_end_like_the_others(llm: LLM) -> None:
+    sampling = [SamplingParams(temperature=0.0, max_tokens=5 + number % 7, ignore_eos=True) for number in range(40)]
+    taken: list[int] = []
+
+    def asks() -> Iterator[tuple[list[int], SamplingParams, None]]:
+        for number, each in enumerate(sampling):
+            taken.append(number)
+            yield [1, 2, number], each, None
+
+    ended: dict[int, list[int]] = {}
+    for number, completion in llm.complete(asks()):
+        ended[number] = completion.tokens
+        assert len(taken) <= len(ended) + AHEAD * llm.info.max_num_seqs, "as there is room"
+    assert sorted(ended) == list(range(40)) and list(ended) != list(range(40)), "short ones end first"
+    together = llm.generate([[1, 2, number] for number in range(40)], sampling)
+    assert [ended[number] for number in range(40)] == [each.tokens for each in together]
+    coming = llm.complete(asks())
+    next(coming)
+    coming.close()
+    assert llm.generate([[1, 2, 3]], sampling[0])[0].choices[0].finish == "length", "what was open was cancelled"
+    llm._engine.loop.check()

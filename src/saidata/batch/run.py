@@ -6,7 +6,6 @@ A file is written whole before its item is done, and the item and its archived v
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +29,6 @@ class Makes(Protocol):
     def make_all(self, evidences: Iterable[Evidence]) -> Iterator[tuple[int, Made]]: ...
 
 
-WINDOW_S = 60.0  # the rate is that of the last minute
 LOOK_EVERY = 8  # files between two looks whether the job was cancelled
 
 
@@ -95,9 +93,9 @@ class Runner:
                 progress.valid += made.valid
                 progress.repaired += bool(made.repairs)
                 self._count(progress, made, state)
-                clock.tick(made.effort.tokens if not made.effort.from_cache else 0)
+                clock.tick()
                 self._told(progress, made.name, state)
-            clock.tick(0)
+            clock.tick()
             return progress
 
     def _evidence(self, job: JobRecord, waiting: list[Item], progress: Progress) -> Iterator[Evidence]:
@@ -155,23 +153,18 @@ class Runner:
 
 
 class _Clock:
-    """Rate and time left, from the items that ended within the last minute."""
+    """Rate and time left, over the whole run: answers come in waves, and a shorter span would jump with them."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
         self._began = time.monotonic()
-        self._ended: deque[tuple[float, int]] = deque([(self._began, 0)])
 
-    def tick(self, tokens: int) -> None:
-        """One item has ended."""
-        now = time.monotonic()
-        self._ended.append((now, tokens))
-        while len(self._ended) > 2 and self._ended[0][0] < now - WINDOW_S:
-            self._ended.popleft()
-        progress, span = self._progress, max(1e-6, now - self._ended[0][0])
-        progress.seconds = now - self._began
-        progress.files_per_minute = 60 * (len(self._ended) - 1) / span
-        progress.tokens_per_s = sum(count for _, count in list(self._ended)[1:]) / span
+    def tick(self) -> None:
+        """Items have ended."""
+        progress = self._progress
+        progress.seconds = max(1e-6, time.monotonic() - self._began)
+        progress.files_per_minute = 60 * (progress.ended - progress.before) / progress.seconds
+        progress.tokens_per_s = progress.tokens / progress.seconds
         left = progress.total - progress.ended
         progress.left_s = left * 60 / progress.files_per_minute if progress.files_per_minute else None
 

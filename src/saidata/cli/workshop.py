@@ -36,66 +36,59 @@ def store_file() -> Path:
     return home() / "work.db"
 
 
+_OPTIONS = (
+    click.option(
+        "--model", default=MODEL, show_default=True, help="The model, as `redline` or the server at --base-url calls it."
+    ),
+    click.option("--base-url", default=None, help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."),
+    click.option("--api-key", default=None, help="Key for that server."),
+    click.option("--engine", "engine", multiple=True, metavar="NAME=VALUE", help="An option of redline, such as device=cuda:0."),
+    click.option(
+        "--provider", "providers", multiple=True, default=("apt",), show_default=True, help="Ask this provider for facts."
+    ),
+    click.option("--deep/--no-deep", default=True, show_default=True, help="Open the packages: licence, ports, users, folders."),
+    click.option(
+        "--form",
+        type=click.Choice(["json", "yaml"]),
+        default="json",
+        show_default=True,
+        help="How the model writes: what is asked as JSON, or the whole file as YAML.",
+    ),
+    click.option("--scores/--no-scores", default=False, help="Read log-probabilities, for the confidence of each field."),
+    click.option(
+        "--repairs", type=click.IntRange(0, 5), default=1, show_default=True, help="How often a file may be asked again."
+    ),
+    click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--notes", is_flag=True, help="Say behind each value that could not be checked why not, as a comment."),
+    click.option("--with", "others", multiple=True, metavar="MODEL", help="Another model, to route to, agree with or turn to."),
+    click.option(
+        "--mode",
+        type=click.Choice(MODES),
+        default="route",
+        show_default=True,
+        help="What several models do: each its kind of software, all every file, or the next where one is not sure.",
+    ),
+    click.option(
+        "--route",
+        "rules",
+        multiple=True,
+        metavar="KIND=MODEL",
+        help="This model for a category, or for simple or complex software.",
+    ),
+    click.option(
+        "--sure",
+        type=click.FloatRange(0, 1),
+        default=SURE,
+        show_default=True,
+        help="With --mode escalate: below this the next model is asked.",
+    ),
+)
+
+
 def model_options(command: Command) -> Command:
     """The options that say who answers, and how."""
-    for option in reversed(
-        (
-            click.option(
-                "--model", default=MODEL, show_default=True, help="The model, as `redline` or the server at --base-url calls it."
-            ),
-            click.option(
-                "--base-url", default=None, help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
-            ),
-            click.option("--api-key", default=None, help="Key for that server."),
-            click.option(
-                "--engine", "engine", multiple=True, metavar="NAME=VALUE", help="An option of redline, such as device=cuda:0."
-            ),
-            click.option(
-                "--provider", "providers", multiple=True, default=("apt",), show_default=True, help="Ask this provider for facts."
-            ),
-            click.option(
-                "--deep/--no-deep", default=True, show_default=True, help="Open the packages: licence, ports, users, folders."
-            ),
-            click.option(
-                "--form",
-                type=click.Choice(["json", "yaml"]),
-                default="json",
-                show_default=True,
-                help="How the model writes: what is asked as JSON, or the whole file as YAML.",
-            ),
-            click.option("--scores/--no-scores", default=False, help="Read log-probabilities, for the confidence of each field."),
-            click.option(
-                "--repairs", type=click.IntRange(0, 5), default=1, show_default=True, help="How often a file may be asked again."
-            ),
-            click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True),
-            click.option("--seed", type=int, default=0, show_default=True),
-            click.option("--notes", is_flag=True, help="Say behind each value that could not be checked why not, as a comment."),
-            click.option(
-                "--with", "others", multiple=True, metavar="MODEL", help="Another model, to route to, agree with or turn to."
-            ),
-            click.option(
-                "--mode",
-                type=click.Choice(MODES),
-                default="route",
-                show_default=True,
-                help="What several models do: each its kind of software, all every file, or the next where one is not sure.",
-            ),
-            click.option(
-                "--route",
-                "rules",
-                multiple=True,
-                metavar="KIND=MODEL",
-                help="This model for a category, or for simple or complex software.",
-            ),
-            click.option(
-                "--sure",
-                type=click.FloatRange(0, 1),
-                default=SURE,
-                show_default=True,
-                help="With --mode escalate: below this the next model is asked.",
-            ),
-        )
-    ):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from saidata.evaluate.claims import Claims, claims, contradictions, same_licence
+from saidata.evaluate.claims import Claims, claims, contradictions, same_licence, unit
 from saidata.evaluate.gold import Gold, Mode
 from saidata.evaluate.intervals import Interval, ratio
+from saidata.evaluate.truth import plain
 
 KINDS = ("units", "configs", "commands")
 WITHHELD_FIELDS = ("units", "configs", "commands", "ports", "licence", "website")
@@ -148,6 +149,7 @@ def _right(gold: Gold, kind: str, written: Mapping[str, Any]) -> set[str]:
 def right_value(gold: Gold, field: str, value: str) -> bool | None:
     """Whether one value of a file is right, for calibration; None where the gold set does not know."""
     if field in KINDS:
+        value = unit(value) if field == "units" else plain(value) if "/" in value else value
         return value in _right(gold, field, {value: ()})
     if field == "packages":
         return value in gold.all_packages
@@ -155,7 +157,10 @@ def right_value(gold: Gold, field: str, value: str) -> bool | None:
         return any(same_licence(value, right) for right in gold.licences) if gold.licences else None
     if field == "category":
         return value in gold.hand.categories if gold.hand and gold.hand.categories else None
+    if field == "services.config_files":
+        return plain(value) in gold.hand.configs if gold.hand and gold.hand.configs else None
     if field == "ports":
+        value = value if "/" in value else f"{value}/tcp"
         return value in {*gold.hand.ports, *gold.hand.more_ports} if gold.hand else None
     return None
 

@@ -177,12 +177,7 @@ def parsed(text: str) -> Any:
 
 def judge(gold: Gold, feature: Feature) -> Judged:
     """A feature with its truth, in the gold set's terms."""
-    value, field = feature.value, field_of(feature)
-    if field == "units":
-        value = value if "." in value else value + ".service"
-    if field == "ports" and "/" not in value:
-        value += "/tcp"
-    return Judged(feature=feature, right=right_value(gold, field, value))
+    return Judged(feature=feature, right=right_value(gold, field_of(feature), feature.value))
 
 
 def known(outcomes: Iterable[Outcome], split: str) -> Iterator[tuple[Feature, bool]]:

@@ -34,8 +34,6 @@ def opened(index: Index, members: Sequence[Package], body: Package, name: str) -
 
     Paths below /etc and commands come in no order: `gather` ranks them among those that the index knows.
     """
-    if reason := deb.available() or apt.available():
-        return [], reason
     shipped = index.files([package.name for package in members], ("unit", "config"))
     telling = {file.package for file in shipped}
     wanted = [body, *(package for package in members if package.name in telling and package.id != body.id)][:MOST]
@@ -92,6 +90,8 @@ def _bodies(units: Sequence[str]) -> list[str]:
 
 def _inside(index: Index, package: Package) -> tuple[Inside | None, str]:
     def fetch(to: Path) -> str:
+        if why := deb.available() or apt.available():
+            return why
         base = index.sources[package.source].base
         if not base or not package.file_name:
             return f"the index does not say where {package.name} lies"

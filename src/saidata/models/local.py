@@ -5,7 +5,6 @@ redline is imported with it, so that importing this file costs nothing. Open `Lo
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 
-WAVES = 4  # how many times what runs together is taken at once, so that the last of one wave leave little idle
 TOP = 8  # alternatives of each token that are read with scores
 
 
@@ -33,6 +31,7 @@ class Local:
         self._options = options
         self._progress = progress
         self._loaded: LLM | None = None
+        self._warmed = False
 
     @property
     def loaded(self) -> bool:
@@ -52,51 +51,45 @@ class Local:
         return self._loaded
 
     def answers(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Answer]]:
-        """The answers, wave by wave: as many asks are taken at once as keep the machine busy."""
+        """The answers as they end. Asks are taken as there is room for them."""
         import redline
 
-        coming = iter(asks)
-        begun = 0
-        while wave := list(itertools.islice(coming, self._width)):
-            try:
-                if begun == 0 and len(wave) > 1:
-                    self._warm(wave[0])
-                done = self._wave(wave)
-            except redline.errors.RedlineError as error:
-                raise _told(error) from error
-            yield from enumerate(done, begun)
-            begun += len(wave)
+        taken: dict[int, tuple[Ask, float]] = {}
 
-    @cached_property
-    def _width(self) -> int:
-        return WAVES * self.llm.info.max_num_seqs
+        def prompts() -> Iterator[Any]:
+            for number, ask in enumerate(asks):
+                prompt = self._prompt(ask)
+                if number == 0:
+                    self._warm(ask)
+                taken[number] = (ask, time.monotonic())
+                yield prompt, _sampling(ask), _grammar(ask)
+
+        try:
+            for number, completion in self.llm.complete(prompts()):
+                ask, began = taken.pop(number)
+                yield number, self._answer(ask, completion, time.monotonic() - began)
+        except redline.errors.RedlineError as error:
+            raise _told(error) from error
 
     def _warm(self, ask: Ask) -> None:
-        """Compute one prompt, so that what all prompts share is there when they come together."""
-        self.llm.generate([self._prompt(ask)], _sampling(msgspec.structs.replace(ask, max_tokens=1, scores=False)))
+        """Compute what all prompts share, once, so that it is there when they come together."""
+        if not self._warmed:
+            self._warmed = True
+            self.llm.generate([self._prompt(ask)], _sampling(msgspec.structs.replace(ask, max_tokens=1, scores=False)))
 
-    def _wave(self, asks: list[Ask]) -> list[Answer]:
-        prompts = [self._prompt(ask) for ask in asks]  # which loads the model
-        began = time.monotonic()
-        done = self.llm.generate(prompts, [_sampling(ask) for ask in asks], grammar=[_grammar(ask) for ask in asks])
-        seconds = time.monotonic() - began
-        found = []
-        for ask, completion in zip(asks, done, strict=True):
-            choice, usage = completion.choices[0], completion.usage
-            found.append(
-                Answer(
-                    text=choice.text,
-                    finish=choice.finish,
-                    tokens=usage.completion_tokens,
-                    prompt_tokens=usage.prompt_tokens,
-                    cached_tokens=usage.cached_tokens,
-                    steps=_steps(completion.receipt),
-                    scores=self._scores(choice.logprobs) if ask.scores and choice.logprobs else (),
-                    seconds=seconds,
-                    receipt=completion.receipt,
-                )
-            )
-        return found
+    def _answer(self, ask: Ask, completion: Any, seconds: float) -> Answer:
+        choice, usage = completion.choices[0], completion.usage
+        return Answer(
+            text=choice.text,
+            finish=choice.finish,
+            tokens=usage.completion_tokens,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            steps=_steps(completion.receipt),
+            scores=self._scores(choice.logprobs) if ask.scores and choice.logprobs else (),
+            seconds=seconds,
+            receipt=completion.receipt,
+        )
 
     def stream(self, ask: Ask) -> Generator[Piece, None, None]:
         """One answer as it is written."""

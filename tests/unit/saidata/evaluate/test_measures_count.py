@@ -179,7 +179,10 @@ def test_recall_by_file_does_not_let_one_large_package_decide() -> None:
 
 def test_values_for_calibration_are_judged_like_files() -> None:
     assert right_value(QUILL, "units", "quilld.service") is True
+    assert right_value(QUILL, "units", "quilld") is True
     assert right_value(QUILL, "units", "x.service") is False
+    assert right_value(QUILL, "commands", "/bin/quill") is True
+    assert right_value(QUILL, "commands", "/opt/quill") is False
     assert right_value(QUILL, "licence", "GPL-1.0-or-later OR Artistic-1.0-Perl") is True
     assert right_value(QUILL, "category", "web") is None and right_value(QUILL, "description", "x") is None
 

@@ -144,7 +144,29 @@ def test_what_could_not_be_fetched_is_said_and_the_rest_stands(index: Index, arc
     assert evidence.values("unit") == ("tabledb.service",)
 
 
-def test_without_dpkg_the_index_still_answers(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dpkg_the_index_still_answers(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAIDATA_HOME", str(tmp_path))
     monkeypatch.setattr(opened.deb, "available", lambda: "this machine has no dpkg-deb")
     evidence = gather("lantern", index, deep=True)
     assert evidence.not_checked == {"deb": "this machine has no dpkg-deb"} and evidence.values("unit")
+
+
+def test_what_was_opened_before_needs_no_apt(index: Index, archive: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gather("lantern", index, deep=True)
+    monkeypatch.setattr(apt, "available", lambda: "this machine has no apt")
+    monkeypatch.delattr(apt, "download")
+    assert gather("lantern", index, deep=True).values("licence") == before.values("licence") != ()
+
+
+def test_after_one_failed_download_no_other_is_tried(
+    index: Index, archive: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def download(address: str, sha256: str, to: Path) -> str:
+        tried.append(address)
+        return "no network"
+
+    monkeypatch.setattr(apt, "download", download)
+    evidence = gather("lantern", index, deep=True)
+    assert len(tried) == 1 and "no network" in evidence.not_checked["deb"]
