@@ -20,7 +20,7 @@ from redline.shapes import ModelShape, known
 
 pytestmark = pytest.mark.gpu
 
-CONTEXTS = ([1], [300], [5000], [1, 2, 255, 256, 257, 1000], [700] * 33, [*range(1, 300, 7)], [20000, 3, 0, 900, 16])
+CONTEXTS = ([1], [300], [2500], [5000], [1, 2, 255, 256, 257, 1000], [700] * 33, [*range(1, 300, 7)], [20000, 3, 0, 900, 16])
 
 
 @pytest.fixture

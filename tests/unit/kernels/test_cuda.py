@@ -33,7 +33,7 @@ def test_begin() -> None:
 @pytest.mark.parametrize(("head", "group"), [(64, 4), (80, 1), (96, 6), (128, 8), (128, 16), (256, 2)])
 def test_attention(head: int, group: int) -> None:
     attention = pytest.importorskip("redline.kernels.decode_attention_cuda")
-    for cluster in (1, 4):
+    for cluster in (1, 8):
         assert _usage("attention.cu", **attention.definitions(head, group, 16, True, cluster))[1] == 0
 
 

@@ -8,7 +8,7 @@
 // `cluster_attention` needs no list: a cluster of CLUSTER blocks takes a sequence's head, each block its share of the keys, and their
 // sums are joined through the cluster's shared memory. It is the faster one where contexts are short.
 //
-// Set by the compiler's command line: what heads.cuh names, TILES and CLUSTER (1, 2 or 4).
+// Set by the compiler's command line: what heads.cuh names, TILES and CLUSTER (1, 2, 4 or 8).
 
 #include "heads.cuh"
 

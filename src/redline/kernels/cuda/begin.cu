@@ -34,6 +34,7 @@ struct Arguments {
 
 __device__ __forceinline__ float estimate(const Arguments& a, int chunk) {
     u32 whole = 0, remainders = 0;
+    int longest = 0;  // item
     float keys = 0.f;
     bool split = false;
     for (int row = 0; row < a.rows; ++row) {
@@ -41,12 +42,13 @@ __device__ __forceinline__ float estimate(const Arguments& a, int chunk) {
         whole += context / chunk, remainders += context % chunk != 0;
         keys += context;
         split |= context > chunk;
+        longest = max(longest, min(context, chunk));
     }
     if (whole + remainders > a.capacity) return 1e30f;  // never for the longest chunk: one pair a sequence
     whole *= a.heads, remainders *= a.heads;
     const u32 rounds = (whole + a.slots - 1) / a.slots;
     const float even = (keys * a.heads + (float)SPLIT_COST * (whole + remainders)) / a.slots;
-    const float stepped = rounds * (float)(chunk + SPLIT_COST);
+    const float stepped = fmaxf(rounds * (float)(chunk + SPLIT_COST), (float)(longest + SPLIT_COST));
     return fmaxf(even, stepped) + (split ? JOIN_COST : 0);
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
 import pytest
 
 from saidata.evaluate.claims import claims, contradictions, same_licence
@@ -132,6 +133,19 @@ def test_a_file_that_cannot_be_read_earns_nothing(mode: Any) -> None:
     assert values.get("abstention", 0) == 0 and values.get("recall", 0) == 0 and values.get("completeness", 0) == 0
 
 
+def test_a_file_that_cannot_be_read_is_missed_as_much_as_one_that_says_nothing() -> None:
+    hand = Hand(units=("quilld.service",), commands=("quill",), ports=("6310/tcp",))
+    gold = msgspec.structs.replace(QUILL, hand=hand, licence="")
+    unread, silent = (score(gold, "full", data, valid=False, exists=_exists) for data in (None, {}))
+    for field in ("hand_true", "ports_true", "wanted"):
+        assert getattr(unread, field) == getattr(silent, field) > 0, field
+    assert {kind: count.true for kind, count in unread.counts.items()} == {
+        kind: count.true for kind, count in silent.counts.items()
+    }
+    withheld = score(gold, "withheld", None, valid=False, exists=_exists)
+    assert (withheld.hand_true, withheld.ports_true, withheld.wanted, withheld.empty) == (0, 0, 0, 6)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -151,8 +165,6 @@ def test_malformed_documents_are_judged_and_not_fallen_over(data: Any) -> None:
 
 
 def test_the_hand_checked_truth_counts_names_and_ports() -> None:
-    import msgspec
-
     hand = Hand(
         packages=("quill",), units=("quilld.service",), commands=("quill", "gone"), ports=("6310/tcp",), more_ports=("6311/tcp",)
     )
@@ -168,8 +180,6 @@ def test_the_hand_checked_truth_counts_names_and_ports() -> None:
 
 
 def test_recall_by_file_does_not_let_one_large_package_decide() -> None:
-    import msgspec
-
     large = msgspec.structs.replace(QUILL, commands=tuple(f"/usr/bin/c{n}" for n in range(96)), all_commands=())
     bad = score(large, "full", {}, valid=True, exists=_exists)
     value = file_recall([_score(), bad])
