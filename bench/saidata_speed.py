@@ -113,12 +113,14 @@ def rate(options: argparse.Namespace, model: Local) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {"bound": [], "free": []}
     for _ in range(options.rounds):
         for kind, wave in (("bound", bound), ("free", asks)):
-            began = time.monotonic()
+            began, steps = time.monotonic(), model.llm.stats.steps
             answers = [answer for _, answer in model.answers(wave)]
-            seconds = time.monotonic() - began
+            seconds, steps = time.monotonic() - began, model.llm.stats.steps - steps
             tokens = sum(answer.tokens for answer in answers)
-            found[kind].append({"seconds": seconds, "tokens": tokens, "tokens_per_s": tokens / seconds})
+            told = {"tokens_per_s": tokens / seconds, "steps": steps, "ms_per_step": 1e3 * seconds / steps}
+            found[kind].append({"seconds": seconds, "tokens": tokens, **told})
     speed = {kind: statistics.median(one["tokens_per_s"] for one in rounds) for kind, rounds in found.items()}
+    step = {kind: statistics.median(one["ms_per_step"] for one in rounds) for kind, rounds in found.items()}
     mean = statistics.mean(one["tokens"] for one in found["bound"]) / options.number
     return {
         "asks": options.number,
@@ -127,7 +129,7 @@ def rate(options: argparse.Namespace, model: Local) -> dict[str, Any]:
         "tokens_per_answer": round(mean, 1),
         "bound_tokens_per_s": round(speed["bound"], 1),
         "free_tokens_per_s": round(speed["free"], 1),
-        "constraints_cost": round(speed["free"] / speed["bound"] - 1, 4),
+        "constraints_cost_of_a_step": round(step["bound"] / step["free"] - 1, 4),
         "minutes_for_10000": round(WANTED * options.tokens / speed["bound"] / 60, 2),
     }
 

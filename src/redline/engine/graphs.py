@@ -58,7 +58,7 @@ COVERS: dict[Kind, tuple[Kind, ...]] = {
 }
 """Which kinds give the same tokens, nearest first."""
 
-PROMPTS = (16, 32, 64, 128, 192, 256, 384, PROMPT_TOKENS)
+PROMPTS = (16, 32, 64, 128, 192, 256, 384, 512, 768, PROMPT_TOKENS)
 """New tokens of one sequence that steps are padded to. Up to about 200 the time is that of reading the weights."""
 
 WANTED_EAGER = 4  # steps of a size without any graph that fits, before it is captured

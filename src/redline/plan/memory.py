@@ -20,7 +20,7 @@ PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where pro
 _ROTARY_BYTES = 4  # cosine and sine tables are float32
 _TOKEN_BYTES = 4
 MOST_GRAPHS = 128  # steps that may be captured
-PROMPT_TOKENS = 512  # of one sequence, in a captured step
+PROMPT_TOKENS = 1024  # of one sequence, in a captured step
 _BYTES_PER_GRAPH = 4 * MEBI  # what the driver keeps of one: some hundred kernels with their arguments
 _GRAPH_BYTES_PER_LOGIT = 24  # in the graphs' pool, in the run before a capture, and where logits are handed out
 

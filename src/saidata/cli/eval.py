@@ -87,13 +87,13 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         from saidata.evaluate import pictures
 
         pictures.require()
-    run, gold_files = _report_only(options) if options["report_only"] else _measured(options)
+    table = calibrate.load(options["calibration"]) if options["calibration"] else None
+    run = _report_only(options) if options["report_only"] else _measured(options)
+    if table is not None and table.gold == run.settings.gold:
+        raise Misuse("this table was fitted on this gold set, so it cannot be judged here", "give another set with --gold")
     if options["write_table"]:
-        table = _fitted(run)
-        options["write_table"].write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
-    else:
-        table = calibrate.load(options["calibration"])
-    found = report.report(run.settings, run.outcomes, gold_files, run.seconds, table, _machine(options))
+        options["write_table"].write_bytes(msgspec.json.format(msgspec.json.encode(_fitted(run)), indent=1) + b"\n")
+    found = report.report(run.settings, run.outcomes, run.seconds, table, run.machine)
     _write(found, run.folder, options["pictures"])
     click.echo(msgspec.json.encode(found).decode() if options["as_json"] else report.markdown(found), nl=options["as_json"])
     if wanted is not None:
@@ -121,7 +121,7 @@ def _settings(options: dict[str, Any], snapshot: str, gold: str) -> Settings:
     )
 
 
-def _measured(options: dict[str, Any]) -> tuple[Run, int]:
+def _measured(options: dict[str, Any]) -> Run:
     """The run, with all its files made."""
     from saidata.evaluate import gold
     from saidata.evaluate.run import Run, gold_hash
@@ -136,8 +136,9 @@ def _measured(options: dict[str, Any]) -> tuple[Run, int]:
         click.echo(f"{len(tasks)} files for each of {', '.join(settings.variants)}; the run is in {run.folder}", err=True)
         engine = dict(_engine_option(text) for text in options["engine"])
         model = open_.enter_context(open_model(options["model"], base_url=options["base_url"], key=options["api_key"], **engine))
+        run.machine = _machine(options)
         run.work(tasks, model, source.gather, source.exists, _progress())
-    return run, len(records)
+    return run
 
 
 class _Source(NamedTuple):
@@ -181,21 +182,20 @@ def _packed(options: dict[str, Any]) -> int:
         return packed.pack(options["pack"], head, (gather(name, index, deep=options["deep"]) for name in names))
 
 
-def _report_only(options: dict[str, Any]) -> tuple[Run, int]:
-    from saidata.evaluate import gold
+def _report_only(options: dict[str, Any]) -> Run:
     from saidata.evaluate.run import Run, Settings
 
     said = options["out"] / "run.json" if options["out"] else None
     if said is None or not said.is_file():
         raise Misuse("--report-only needs --out with the folder of a run", "leave --report-only out to make one")
-    return Run(options["out"], msgspec.json.decode(said.read_bytes(), type=Settings)), len(gold.load(options["gold"]))
+    return Run(options["out"], msgspec.json.decode(said.read_bytes(), type=Settings))
 
 
 def _fitted(run: Run) -> Any:
     from saidata.evaluate import calibrate
     from saidata.evaluate.run import known
 
-    table = calibrate.fit(known(run.outcomes, "fit"), run.settings.model, run.settings.gold)
+    table = calibrate.fit(known(run.outcomes), run.settings.model, run.settings.gold)
     if not table.groups:
         raise Misuse("too few values were judged to calibrate anything", "run more files: --files 0 is the whole set")
     return table

@@ -24,6 +24,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[str, Path] = {}
     licence: str | None = None
     website: str | None = None
+    category: str | None = None
+    service_configs: frozenset[str] = frozenset()  # what services name as their configuration
     filled: frozenset[str] = frozenset()  # of FIELDS
 
 
@@ -45,7 +47,14 @@ def claims(data: Any) -> Claims:
     filled = {key for key in ("packages", "units", "configs", "commands") if found[key]}
     filled |= {key for key in ("display_name", "description", "category", "tags") if metadata.get(key)}
     filled |= {key for key, value in (("licence", licence), ("website", website)) if value}
-    return Claims(**found, licence=licence, website=website, filled=frozenset(filled))
+    return Claims(
+        **found,
+        licence=licence,
+        website=website,
+        category=_text(metadata.get("category")),
+        service_configs=frozenset(_service_configs(data)),
+        filled=frozenset(filled),
+    )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -89,6 +98,12 @@ def _units(data: Any) -> Iterator[tuple[str, Path]]:
 def unit(name: str) -> str:
     """A unit's file name; a bare name means the service."""
     return name if name.endswith(UNIT_KINDS) else name + ".service"
+
+
+def _service_configs(data: Any) -> Iterator[str]:
+    for entry, _ in _entries(data, "services"):
+        listed = entry.get("config_files")
+        yield from (plain(one) for one in (listed if isinstance(listed, list) else ()) if isinstance(one, str))
 
 
 def _configs(data: Any) -> Iterator[tuple[str, Path]]:

@@ -56,6 +56,10 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     ports_right: int = 0
     ports_true: int = 0
     ports_found: int = 0
+    category_written: int = 0  # in hand-checked files, that have a truth
+    category_right: int = 0
+    links_written: int = 0  # hand-checked files in which a service names its configuration
+    links_right: int = 0  # of those: a file that the reader would name
     consistent: bool = True
     wrong: tuple[str, ...] = ()  # "commands: /usr/bin/x", for the report
 
@@ -89,19 +93,16 @@ def score(gold: Gold, mode: Mode, data: Any, *, valid: bool, exists: Callable[[s
 
 def _unread(gold: Gold, mode: Mode) -> Score:
     """A file that cannot be parsed finds nothing and keeps nothing empty."""
-    true = {kind: Count(true=len(getattr(gold, kind))) for kind in KINDS} if mode == "full" else {}
-    return Score(
-        name=gold.name,
-        mode=mode,
-        parsed=False,
-        valid=False,
-        counts=true,
-        licence="abstained" if mode == "full" and gold.licences else "unknown truth",
-        wanted=len(wanted(gold)) if mode == "full" else 0,
-        empty=0 if mode == "full" else len(WITHHELD_FIELDS) + (mode == "unknown"),
+    base = Score(name=gold.name, mode=mode, parsed=False, valid=False, consistent=False, wrong=("not readable",))
+    if mode != "full":
+        return msgspec.structs.replace(base, empty=len(WITHHELD_FIELDS) + (mode == "unknown"))
+    return msgspec.structs.replace(
+        base,
+        counts={kind: Count(true=len(getattr(gold, kind))) for kind in KINDS},
+        licence="abstained" if gold.licences else "unknown truth",
+        wanted=len(wanted(gold)),
         hand_true=len(_hand(gold, Claims())[0]),
-        consistent=False,
-        wrong=("not readable",),
+        ports_true=len(gold.hand.ports) if gold.hand else 0,
     )
 
 
@@ -135,6 +136,10 @@ def _against(gold: Gold, said: Claims, base: Score, invented: Sequence[str]) -> 
         ports_right=len((ports | more) & set(said.ports)),
         ports_found=len(ports & set(said.ports)),
         ports_true=len(ports),
+        category_written=int(bool(said.category and gold.hand and gold.hand.categories)),
+        category_right=int(bool(said.category and right_value(gold, "category", said.category))),
+        links_written=int(bool(said.service_configs and gold.hand and gold.hand.configs)),
+        links_right=int(bool(gold.hand and said.service_configs & set(gold.hand.configs))),
         wrong=tuple(wrong),
     )
 
@@ -160,8 +165,8 @@ def right_value(gold: Gold, field: str, value: str) -> bool | None:
     if field == "services.config_files":
         return plain(value) in gold.hand.configs if gold.hand and gold.hand.configs else None
     if field == "ports":
-        value = value if "/" in value else f"{value}/tcp"
-        return value in {*gold.hand.ports, *gold.hand.more_ports} if gold.hand else None
+        ports = {*gold.hand.ports, *gold.hand.more_ports} if gold.hand else set()
+        return value in ports or value in {port.partition("/")[0] for port in ports} if gold.hand else None
     return None
 
 
@@ -239,6 +244,14 @@ MEASURES: dict[str, tuple[str, Measure]] = {
     "licence_wrong": ("files with a wrong licence", lambda s: (s.licence == "wrong", s.licence != "unknown truth")),
     "port_precision": ("ports that are ports of the software (hand-checked files)", lambda s: (s.ports_right, s.ports_written)),
     "port_recall": ("default ports that are found (hand-checked files)", lambda s: (s.ports_found, s.ports_true)),
+    "category": (
+        "written categories that the reader would accept (hand-checked files)",
+        lambda s: (s.category_right, s.category_written),
+    ),
+    "service_config": (
+        "services' configuration that is a main one (hand-checked files)",
+        lambda s: (s.links_right, s.links_written),
+    ),
     "abstention": ("fields without evidence that stay empty", lambda s: (s.kept_empty, s.empty)),
     "completeness": ("fields with a truth, and prose, that are filled", lambda s: (s.filled, s.wanted)),
     "consistency": ("files that do not contradict themselves", lambda s: (s.consistent, s.mode == "full")),

@@ -11,7 +11,7 @@ from saidata.evaluate.baselines import Variant
 from saidata.evaluate.calibrate import Reliability, Table, reliability
 from saidata.evaluate.intervals import Interval, middle, ratio
 from saidata.evaluate.measures import MEASURES, Score, file_recall, summary
-from saidata.evaluate.run import Outcome, Settings, confidences
+from saidata.evaluate.run import Outcome, Settings, Sureness, crossed, foreign
 
 STRATA_SHOWN = ("precision", "recall", "licence_recall", "completeness")
 MOST_WRONG = 60
@@ -49,10 +49,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A run, summed up."""
 
     settings: Settings
-    gold_files: int
     variants: dict[Variant, Part]
-    reliability: Reliability | None = None  # of the confidences, on the half that they were not fitted on
-    calibrated_groups: int = 0
+    reliability: Reliability | None = None  # of confidences that were fitted without the source packages they are judged on
+    by_the_model: Reliability | None = None  # the same, of the values that the model chose
     wrong: tuple[str, ...] = ()  # of the variant saidata: "nginx: commands: /usr/bin/x"
     machine: str = ""
 
@@ -60,7 +59,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def report(
     settings: Settings,
     outcomes: Sequence[Outcome],
-    gold_files: int,
     seconds: dict[Variant, float],
     table: Table | None,
     machine: str,
@@ -69,19 +67,23 @@ def report(
     by_variant: dict[Variant, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_variant[outcome.variant].append(outcome)
-    pairs = confidences(by_variant["saidata"], table) if table is not None else []
+    made = by_variant["saidata"]
+    chosen = [msgspec.structs.replace(one, judged=tuple(j for j in one.judged if j.feature.by == "model")) for one in made]
     wrong = [f"{one.key}: {text}" for one in by_variant["saidata"] for text in one.score.wrong]
     return Report(
         settings=settings,
-        gold_files=gold_files,
         variants={
             variant: _part(by_variant[variant], seconds.get(variant, 0.0)) for variant in settings.variants if by_variant[variant]
         },
-        reliability=reliability(pairs),
-        calibrated_groups=len(table.groups) if table else 0,
+        reliability=reliability(_sureness_of(made, table)),
+        by_the_model=reliability(_sureness_of(chosen, table)),
         wrong=tuple(wrong[:MOST_WRONG]),
         machine=machine,
     )
+
+
+def _sureness_of(outcomes: Sequence[Outcome], table: Table | None) -> Sureness:
+    return crossed(outcomes) if table is None else foreign(outcomes, table)
 
 
 def _part(outcomes: Sequence[Outcome], seconds: float) -> Part:
@@ -174,14 +176,23 @@ def _strata(found: Report) -> Iterator[str]:
 def _sureness(found: Report) -> Iterator[str]:
     yield "\n## Confidence\n"
     if found.reliability is None:
-        yield "No calibration table was given, or none of its groups occurs here: no confidence is shown."
+        yield "Too few values have a truth to fit and judge a confidence; none is shown."
         return
-    sure = found.reliability
-    yield f"{found.calibrated_groups} groups were fitted on one half of the gold set; this is the other half, {sure.values} values."
-    yield f"Reliability error {sure.error:.4f}, Brier score {sure.brier:.4f}, mean risk {sure.area:.4f}.\n"
+    yield "Each value is judged by a table that was fitted without its source package's half of the gold set."
+    yield from _reliability("All values", found.reliability)
+    if found.by_the_model is not None:
+        yield from _reliability("What the model chose", found.by_the_model)
+    else:
+        yield "\nToo few of the model's choices have a truth."
+
+
+def _reliability(title: str, sure: Reliability) -> Iterator[str]:
+    yield f"\n{title}: {sure.values} values, reliability error {sure.error:.4f}, Brier score {sure.brier:.4f}, mean risk {sure.area:.4f}.\n"
     yield "| confidence | right | values |"
     yield "|---|---|---|"
     yield from (f"| {confidence:.3f} | {right:.3f} | {number} |" for confidence, right, number in sure.bins)
     yield "\n| of the values, surest first | wrong |"
     yield "|---|---|"
-    yield from (f"| {coverage:.3f} | {risk:.4f} |" for coverage, risk in sure.curve)
+    step = max(1, len(sure.curve) // 12)
+    shown = [point for place, point in enumerate(sure.curve, 1) if place % step == 0 or place == len(sure.curve)]
+    yield from (f"| {coverage:.3f} | {risk:.4f} |" for coverage, risk in shown)

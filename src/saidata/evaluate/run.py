@@ -17,8 +17,8 @@ import msgspec
 from saidata.errors import Misuse, SaidataError
 from saidata.evaluate import baselines
 from saidata.evaluate.baselines import Variant
-from saidata.evaluate.calibrate import Table, field_of
-from saidata.evaluate.gold import Gold, Task
+from saidata.evaluate.calibrate import Table, field_of, fit
+from saidata.evaluate.gold import Gold, Split, Task
 from saidata.evaluate.measures import Score, right_value, score
 from saidata.facts import Evidence
 from saidata.format.document import Text
@@ -66,7 +66,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     effort: Effort
     repairs: int = 0
     removed: int = 0  # values that were contradicted and not written
-    text_sha256: str = ""
+    text: str = ""  # what was written, as it came
     judged: tuple[Judged, ...] = ()
 
 
@@ -95,6 +95,16 @@ class Run:
         """What each variant took on the clock, the parts of a stopped run together."""
         if self._clock.exists():
             self.seconds = msgspec.json.decode(self._clock.read_bytes(), type=dict[Variant, float])
+
+    @property
+    def machine(self) -> str:
+        """Where the files were made, a sentence."""
+        file = self.folder / "machine"
+        return file.read_text() if file.exists() else ""
+
+    @machine.setter
+    def machine(self, sentence: str) -> None:
+        (self.folder / "machine").write_text(sentence)
 
     def work(self, tasks: Sequence[Task], model: Model, gather: Gather, exists: Exists, progress: Progress) -> None:
         """Make and judge what is not done yet."""
@@ -162,7 +172,7 @@ class Run:
             kind=task.gold.kind,
             seconds=effort.seconds,
             effort=effort,
-            text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            text=text,
             **more,
         )
 
@@ -180,19 +190,38 @@ def judge(gold: Gold, feature: Feature) -> Judged:
     return Judged(feature=feature, right=right_value(gold, field_of(feature), feature.value))
 
 
-def known(outcomes: Iterable[Outcome], split: str) -> Iterator[tuple[Feature, bool]]:
-    """The features of one half whose truth is known."""
+def known(outcomes: Iterable[Outcome], split: Split | None = None) -> Iterator[tuple[Feature, bool]]:
+    """The features, of one half or of both, whose truth is known."""
     for outcome in outcomes:
-        if outcome.variant == "saidata" and outcome.split == split:
+        if outcome.variant == "saidata" and split in (None, outcome.split):
             for judged in outcome.judged:
                 if judged.right is not None:
                     yield judged.feature, judged.right
 
 
-def confidences(outcomes: Iterable[Outcome], table: Table) -> list[tuple[float, bool]]:
-    """What the table says of the half that it was not fitted on, beside the truth."""
-    pairs = ((table(feature), right) for feature, right in known(outcomes, "test"))
-    return [(confidence, right) for confidence, right in pairs if confidence is not None]
+Sureness = list[tuple[float, bool]]
+"""Confidences beside the truth."""
+
+
+def crossed(outcomes: Sequence[Outcome]) -> Sureness:
+    """The confidence of every value by a table fitted on the half that it is not in: no source package judges itself."""
+    found: Sureness = []
+    for one, other in HALVES:
+        found += _told(known(outcomes, other), fit(known(outcomes, one), "", ""))
+    return found
+
+
+def foreign(outcomes: Sequence[Outcome], table: Table) -> Sureness:
+    """The confidences that a table from another gold set gives."""
+    return _told(known(outcomes), table)
+
+
+HALVES: tuple[tuple[Split, Split], ...] = (("fit", "test"), ("test", "fit"))
+
+
+def _told(pairs: Iterable[tuple[Feature, bool]], table: Table) -> Sureness:
+    told = ((table(feature), right) for feature, right in pairs)
+    return [(confidence, right) for confidence, right in told if confidence is not None]
 
 
 def gold_hash(gold: Sequence[Gold]) -> str:

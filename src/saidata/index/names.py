@@ -85,7 +85,9 @@ def _tiers(index: Index, name: str) -> Iterator[Named]:
             yield Named(package, 0 if exact is None else 1, f"other systems call {package.name} so")
     left_behind = bool(index.package(name)) and exact is None  # then others may be meant as well as what stays of that source
     for package in _best_of_source(index, name):
-        yield Named(package, 2 if left_behind else 1, f"built from the source package {name}")
+        # helm is a source of an Emacs add-on, and not what a person means.
+        tier = 4 if package.name.startswith("elpa-") else 2 if left_behind else 1
+        yield Named(package, tier, f"built from the source package {name}")
     squeezed = re.sub(r"[-.]", "", name)
     near = [name, squeezed, DIGITS.sub("", name), name.removesuffix("-server"), *([f"{name}{n}" for n in range(2, 6)])]
     for package in index.packages(part for part in near if part and part != name):

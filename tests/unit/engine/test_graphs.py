@@ -187,8 +187,8 @@ def test_buckets() -> None:
 
 
 def test_prompt_buckets() -> None:
-    assert prompt_buckets(512) == list(PROMPTS) and prompt_buckets(1) == [16] and prompt_buckets(16) == [16]
-    assert prompt_buckets(17) == [16, 32] and prompt_buckets(511) == list(PROMPTS)
+    assert prompt_buckets(PROMPTS[-1]) == list(PROMPTS) and prompt_buckets(1) == [16] and prompt_buckets(16) == [16]
+    assert prompt_buckets(17) == [16, 32] and prompt_buckets(PROMPTS[-1] - 1) == list(PROMPTS)
 
 
 class Constant:

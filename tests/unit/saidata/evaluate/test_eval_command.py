@@ -94,6 +94,15 @@ def test_too_few_values_are_not_calibrated(folder: Path) -> None:
     assert code == 2 and not (folder / "table.json").exists()
 
 
+def test_a_table_is_not_judged_by_what_it_was_fitted_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = folder / "table.json"
+    table.write_text('{"model": "m", "gold": "g", "groups": []}')
+    assert main(["eval", "--report-only", "--out", str(folder), "--calibration", str(table)]) == 2
+    assert "fitted on this gold set" in capsys.readouterr().err
+    table.write_text('{"model": "m", "gold": "another", "groups": []}')
+    assert main(["eval", "--report-only", "--out", str(folder), "--calibration", str(table)]) == 0
+
+
 def test_a_report_needs_no_torch(folder: Path) -> None:
     blocked = "import sys; sys.modules['torch'] = None; from saidata.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(

@@ -179,6 +179,19 @@ def test_the_hand_checked_truth_counts_names_and_ports() -> None:
     assert (one.ports_written, one.ports_right, one.ports_true, one.ports_found) == (2, 1, 1, 0)
 
 
+def test_the_models_choices_are_judged_where_a_reader_chose_too() -> None:
+    gold = msgspec.structs.replace(QUILL, hand=Hand(configs=("/etc/quill/quill.conf",), categories=("hardware",)))
+    values = {name: i.value for name, i in summary([score(gold, "full", GOOD, valid=True, exists=_exists)]).items()}
+    assert values["category"] == values["service_config"] == 1
+    services = [{"name": "q", "service_name": "quilld", "config_files": ["/etc/quill/more.conf"]}]
+    other = GOOD | {"metadata": {"name": "quill", "category": "games"}, "services": services}
+    values = {name: i.value for name, i in summary([score(gold, "full", other, valid=True, exists=_exists)]).items()}
+    assert values["category"] == values["service_config"] == 0
+    assert "category" not in _values(_score())
+    assert right_value(gold, "ports", "80") is False
+    assert right_value(msgspec.structs.replace(gold, hand=Hand(ports=("53/udp",))), "ports", "53") is True
+
+
 def test_recall_by_file_does_not_let_one_large_package_decide() -> None:
     large = msgspec.structs.replace(QUILL, commands=tuple(f"/usr/bin/c{n}" for n in range(96)), all_commands=())
     bad = score(large, "full", {}, valid=True, exists=_exists)

@@ -12,7 +12,7 @@ from saidata.errors import Misuse, SaidataError
 from saidata.evaluate import baselines, gate, report
 from saidata.evaluate.calibrate import fit, reliability
 from saidata.evaluate.gold import Gold, Task, invented
-from saidata.evaluate.run import Run, Settings, confidences, known
+from saidata.evaluate.run import Run, Settings, crossed, foreign, known
 from saidata.facts import Evidence
 from saidata.models import Answer, Ask
 from saidata_making import Scripted, fact, webthing
@@ -93,7 +93,7 @@ ANSWER = "Here it is:\n```yaml\nversion: '0.3'\nmetadata: {name: webthing, licen
 def test_generation_from_evidence_is_right_and_free_answers_are_judged_as_they_are(tmp_path: Path) -> None:
     run = Run(tmp_path, _settings())
     _work(run, Free(ANSWER))
-    found = report.report(run.settings, run.outcomes, 3, run.seconds, None, "")
+    found = report.report(run.settings, run.outcomes, run.seconds, None, "")
     bound, free = found.variants["saidata"].measures, found.variants["free"].measures
     assert bound["schema_valid"].value == bound["precision"].value == bound["recall"].value == bound["licence_recall"].value == 1
     assert bound["abstention"].value == 1 and bound["hallucinated_names"].value == 0 and bound["repair_free"].value == 1
@@ -151,19 +151,26 @@ def test_what_generation_says_is_valid_is_judged_again(tmp_path: Path) -> None:
     assert run.outcomes[0].score.counts["units"].right == 0 and run.outcomes[0].score.packages_right == 0
 
 
-def test_only_the_other_half_judges_a_calibration(tmp_path: Path) -> None:
+def test_no_source_package_judges_itself(tmp_path: Path) -> None:
+    """Where all that is right lies in one half and all that is wrong in the other, an honest confidence is as wrong as can be."""
     run = Run(tmp_path, _settings(variants=("saidata",)))
     _work(run, Free())
     assert {feature.value for feature, _ in known(run.outcomes, "fit")} >= {"logthing", "logthing-common"}
     assert not any("logthing" in feature.value for feature, _ in known(run.outcomes, "test"))
-    table = fit([*known(run.outcomes, "fit")] * 10, "free", "g")
-    assert table.groups and len(confidences(run.outcomes, table)) <= len(list(known(run.outcomes, "test")))
+    one = next(outcome for outcome in run.outcomes if outcome.judged)
+    judged = msgspec.structs.replace(next(each for each in one.judged if each.right is not None), right=True)
+    right = msgspec.structs.replace(one, split="fit", judged=(judged,) * 50)
+    wrong = msgspec.structs.replace(one, split="test", judged=(msgspec.structs.replace(judged, right=False),) * 50)
+    told = crossed([right, wrong])
+    assert len(told) == 100
+    assert {(confidence > 0.9, truth) for confidence, truth in told} == {(True, False), (False, True)}
+    assert all(confidence > 0.9 for confidence, _ in foreign([right], fit(known([right]), "m", "g")))
 
 
 def _report(tmp_path: Path, text: str = "") -> report.Report:
     run = Run(tmp_path / f"run{len(text)}", _settings())
     _work(run, Free(text or ANSWER))
-    return report.report(run.settings, run.outcomes, 3, run.seconds, None, "")
+    return report.report(run.settings, run.outcomes, run.seconds, None, "")
 
 
 def _gate(tmp_path: Path, text: str) -> Path:
