@@ -336,6 +336,7 @@ class LLM:
                 loop.cancel(id, index)
             if not loop.has_work:
                 loop.check(CHECK_EVERY_S)
+                self._engine.keeper.idle()
 
     def _collect(
         self, requests: Sequence[Request], *, continues: bool, parser: Callable[[], Parser] = PlainParser

@@ -5,7 +5,8 @@
     │   ├── BadName              a software name that is no safe name
     │   ├── BadText              a file that cannot be read as saidata; says the line and the column
     │   ├── NotHere              no such file, package, job or snapshot
-    │   └── BadIndex             no index, a corrupt one, or one that another version wrote
+    │   ├── BadIndex             no index, a corrupt one, or one that another version wrote
+    │   └── Refused              the machine does not let us: a full disk, a folder that cannot be written
     └── Unreachable              a server or a package client that does not answer (exit 1); a retry may help
 
 A message is a sentence; `hint` is the next step. Open `SaidataError` first. Findings of a check are no errors: they are
@@ -14,6 +15,7 @@ printed, and the command ends with `FINDINGS`.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 FINDINGS = 3
@@ -61,6 +63,24 @@ class NotHere(Misuse):
 
 class BadIndex(Misuse):
     """No index, a corrupt one, or one that another version wrote."""
+
+
+class Refused(Misuse):
+    """The machine does not let us read or write something: no room, no right, no such folder."""
+
+    def __init__(self, error: OSError, what: str = ""):
+        """`what` is the sentence's beginning, such as "DIR/FILE cannot be written"; the file's name without it."""
+        said = error.strerror or str(error) or type(error).__name__
+        about = what or str(error.filename or "")
+        super().__init__(f"{about}: {said}" if about else said, _NEXT_STEP.get(error.errno or 0, "check the path"))
+
+
+_NEXT_STEP = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "the disk is full: make room, then go on"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "is the folder writable?"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit with `ulimit -n`"),
+    errno.EIO: "the disk may be failing: look at the system's log",
+}
 
 
 class Unreachable(SaidataError):

@@ -5,13 +5,20 @@
     evidence/   what was read out of single packages, one small file each
     settings.toml   addresses of providers that have no client here
 
-Everything can be made again but the settings. Nothing here makes a folder: whoever writes does. Open `home` first.
+    addresses.json  what web addresses answered
+    work.db     jobs, answers of models, the archive
+
+Everything can be made again but the settings and the archive. `put` writes a file whole or not at all. Open `home` first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
+
+from saidata.errors import Refused
 
 HOME_VARIABLE = "SAIDATA_HOME"
 
@@ -43,6 +50,54 @@ def evidence_dir() -> Path:
 def settings_file() -> Path:
     """The user's settings, TOML."""
     return home() / "settings.toml"
+
+
+def addresses_file() -> Path:
+    """What web addresses answered, with the day."""
+    return home() / "addresses.json"
+
+
+def work_file() -> Path:
+    """Jobs, answers of models, the archive."""
+    return home() / "work.db"
+
+
+TEMPORARY = ".saidata-"
+
+
+def put(path: Path, content: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
+    """`content` in `path`, whole: written beside it and put in its place in one move; with `sync` it is on the disk when this returns.
+
+    Makes the folder. Raises Refused where the disk is full or the folder cannot be written; `path` is then as it was.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if sync:
+            _sync(path.parent)
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise Refused(error, f"{path} cannot be written") from error
+        raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def for_child(**changes: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from redline.hardware.complaints import blocked, unfit
 from redline.hardware.detect import detect
 from redline.hardware.doctor import examine
 from redline.hardware.machine import Machine
+from redline.plan.corrections import Corrections, of_device
 from redline.plan.resolve import choose_device, choose_dtype, choose_sizes
 
 BROKEN = 2
@@ -44,8 +45,12 @@ def command(ctx: click.Context, again: bool, never: bool, as_json: bool) -> None
     machine = detect(visible=env.visible_gpus(), models=env.cache_dir())
     ceilings, refused = known_ceilings(machine, again=again, never=never, quiet=as_json)
     report = examine(machine, ceilings, refused)
-    choices = chosen(machine)
-    click.echo(json.dumps(report.as_dict() | {"choices": choices}, indent=1) if as_json else text(report, choices))
+    choices, learned = chosen(machine), corrections(machine, ceilings)
+    if as_json:
+        kept = {device: [each.as_dict() for each in found] for device, found in learned.items()}
+        click.echo(json.dumps(report.as_dict() | {"choices": choices, "corrections": kept}, indent=1))
+    else:
+        click.echo(text(report, choices, learned))
     ctx.exit(0 if report.usable else BROKEN)
 
 
@@ -71,6 +76,12 @@ def known_ceilings(machine: Machine, *, again: bool, never: bool, quiet: bool) -
             if kept is not None:
                 found[device] = kept
     return found, refused
+
+
+def corrections(machine: Machine, ceilings: dict[str, Ceilings]) -> dict[str, list[Corrections]]:
+    """What steps of models taught here, by device that was measured."""
+    found = {device: of_device(identify(machine, device), known) for device, known in ceilings.items()}
+    return {device: kept for device, kept in found.items() if kept}
 
 
 def _not_now(machine: Machine, device: str, *, forced: bool) -> str | None:

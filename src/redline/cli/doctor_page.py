@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ from redline.hardware.doctor import Report
 from redline.hardware.machine import Cpu, Gpu, GpuPath, Machine, Untold
 from redline.hardware.power import throttles
 from redline.hardware.specs import architecture
+from redline.plan.corrections import Corrections
 
 COLOURS = {"error": "red", "warning": "yellow", "info": None}
 _GIBI = 1 << 30
@@ -21,8 +22,8 @@ _WIDTH = 11
 Rows = Iterator[tuple[str, str]]
 
 
-def text(report: Report, choices: dict[str, dict[str, Any]]) -> str:
-    """The report: what is here, what it can do, what would be chosen, what is wrong."""
+def text(report: Report, choices: dict[str, dict[str, Any]], learned: Mapping[str, Sequence[Corrections]] | None = None) -> str:
+    """The report: what is here, what it can do, what models' steps took here, what would be chosen, what is wrong."""
     machine = report.machine
     rows = [*_host(machine), *_software(machine)]
     for gpu in machine.gpus:
@@ -30,6 +31,7 @@ def text(report: Report, choices: dict[str, dict[str, Any]]) -> str:
     rows += [(f"{path.first} and {path.second}", _path(path)) for path in machine.paths]
     rows += [("not told", sentence) for sentence in _untold((*machine.untold, *machine.cpu.untold))]
     rows += [("can do", f"{device}: {_rates(ceilings)}") for device, ceilings in report.ceilings.items()]
+    rows += [("learned", f"{device}: {_learned(each)}") for device, kept in (learned or {}).items() for each in kept]
     rows += [("would take", f"{name.replace('_', '-')} {choice['value']}: {choice['why']}") for name, choice in choices.items()]
     lines = [f"{name:<{_WIDTH}} {value}" for name, value in rows]
     lines += [click.style(f"{severity:<{_WIDTH}} {sentence}", fg=COLOURS[severity]) for severity, sentence in report.pairs]
@@ -167,6 +169,15 @@ def _rates(ceilings: Ceilings) -> str:
     rates += [f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in ceilings.matmul_flops.items()]
     when = f"measured {ceilings.measured_at}" if ceilings.source == "measured" else "by its data sheet"
     return f"{', '.join(rates)} ({when})"
+
+
+def _learned(kept: Corrections) -> str:
+    ways = "".join(f", {name.replace('_', '-')} {value}" for name, value in kept.ways.items())
+    factors = sorted(kind.middle[0] for kind in kept.kinds)
+    return (
+        f"{kept.model} in {kept.weights}{ways}: steps take {factors[0]:.2f} to {factors[-1]:.2f} times the forecast; "
+        f"corrected by {kept.steps:,} steps measured here on {kept.date}"
+    )
 
 
 def _gib(size: int | None) -> str:

@@ -6,6 +6,7 @@ the model's config, finds the machine and prints. Open `command`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,11 @@ Figures = dict[str, Any]
 @click.option("--tensor-parallel-size", "-tp", "tensor", type=click.IntRange(1), help="Chips that share each layer.")
 @click.option("--pipeline-parallel-size", "-pp", "pipeline", type=click.IntRange(1), help="Groups that share the layers.")
 @click.option("--gpu-memory-utilization", "share", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True)
+@click.option(
+    "--corrections/--no-corrections",
+    default=True,
+    help="Correct forecasts for this machine by what steps of the model took on it.  [default: on]",
+)
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the roofline as PNG or SVG.")
 @JSON
 @click.pass_context
@@ -68,7 +74,11 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
     fixed = _fixed(options)
     if options["compared"]:
         ctx.exit(_compare(model, shape, goal, fixed, options))
-    place = on_chips(options["on"], options["share"]) if options["on"] else _this_machine(options["share"])
+    place = (
+        on_chips(options["on"], options["share"])
+        if options["on"]
+        else _this_machine(options["share"], corrections=options["corrections"])
+    )
     answer = search(shape, place, goal, fixed)
     told = document(model, shape, answer, options["goal"])
     click.echo(json.dumps(told, indent=1) if options["as_json"] else "\n".join(text(told)))
@@ -95,14 +105,18 @@ def shape_of(model: str) -> ModelShape:
     return open_path(path).shape
 
 
-def _this_machine(share: float) -> Place:
+def _this_machine(share: float, *, corrections: bool) -> Place:
     from redline.hardware.ceilings import identify, load
     from redline.hardware.detect import detect
+    from redline.plan.corrections import Shelf
     from redline.plan.resolve import choose_device
 
     machine = detect(visible=env.visible_gpus())
     device, _ = choose_device(machine)
-    return here(machine, device, load(identify(machine, device)), share)
+    identity = identify(machine, device)
+    known = load(identity)
+    place = here(machine, device, known, share)
+    return dataclasses.replace(place, learned=Shelf(identity, known)) if corrections else place
 
 
 def _fixed(options: Figures) -> Options:
@@ -191,8 +205,20 @@ def _speed(told: Figures) -> Iterator[str]:
 
 
 def _doubts(told: Figures) -> Iterator[str]:
+    learned = told["corrections"]
+    if learned is not None:
+        yield f"{'corrected':<12} by {learned['steps']:,} steps measured here on {learned['measured_at'][:10]} (--no-corrections: not)"
+        for kind in learned["kinds"]:
+            tokens = span(kind["tokens_from"], kind["tokens_to"])
+            yield f"{'':<12} {kind['doing']} steps of {tokens}: x{kind['factor']:.3g}, within {kind['bar']:.0%}"
+    unlike = " (of steps unlike those)" if learned is not None else ""
     for doubt in told["doubts"]:
-        yield f"{'error bar':<12} {doubt['share']:.0%}: {doubt['reason']}"
+        yield f"{'error bar':<12} {doubt['share']:.0%}: {doubt['reason']}{unlike}"
+
+
+def span(first: int, last: int) -> str:
+    """A range of tokens in words."""
+    return f"{first} to {last} tokens" if last > 1 else "one token"
 
 
 def _ranking(rows: list[Figures]) -> Iterator[str]:

@@ -45,6 +45,7 @@ from redline.layers.batch import KVCache
 from redline.models.load import load
 from redline.models.registry import Model
 from redline.models.registry import build as build_model
+from redline.plan.corrections import Keeper, Subject
 from redline.plan.memory import MemoryPlan
 from redline.plan.meter import Meter
 from redline.plan.promise import promiser
@@ -65,6 +66,8 @@ class Engine:
     info: EngineInfo
     checkpoint: Checkpoint
     probe: Callable[[], Ceilings]
+    keeper: Keeper
+    """Keeps what steps take for later starts; call its `idle` while the loop has nothing to do."""
     prepare: Callable[[], bool]
     """Take one more step of what makes later requests fast, a fraction of a second; whether there are more. Call it while
     the loop has nothing to do."""
@@ -80,6 +83,7 @@ class Engine:
         self.loop.meter.ceilings = self.probe()
 
     def close(self) -> None:
+        self.keeper.close()
         self.loop.close()
 
 
@@ -118,6 +122,8 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
             thread.close()
         raise
     accounts = _accounts(checkpoint, resolved, machine, known)
+    keeper = Keeper(_subject(checkpoint, resolved, machine), checkpoint.name, accounts.meter)
+    keeper.begin()
     loop = Loop(
         runner,
         _scheduler(checkpoint, resolved),
@@ -128,7 +134,7 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     info = _info(checkpoint, resolved, accounts, stages)
     rest = warm_up_rest(runner, **_warm_up_sizes(resolved, checkpoint.shape.vocab_size))
     probe = functools.partial(_call, thread, measure, machine, info.device)
-    return Engine(loop, info, checkpoint, probe, lambda: next(rest, False))
+    return Engine(loop, info, checkpoint, probe, keeper, lambda: next(rest, False))
 
 
 def _call(thread: TorchThread | None, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -245,6 +251,20 @@ def _accounts(checkpoint: Checkpoint, resolved: Resolved, machine: Machine, know
     meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes, name, promises)
     power = PowerMeter(power_source(machine, device.device))
     return Accounts(meter, shape.sliding_window, power=power, receipts=device.receipts)
+
+
+def _subject(checkpoint: Checkpoint, resolved: Resolved, machine: Machine) -> Subject:
+    """What the steps of this engine say something about."""
+    device, dtype = resolved.config.device, resolved.config.model.dtype
+    unusual: dict[str, object] = {}
+    if device.device == "cpu" and device.num_threads != machine.cpu.cores:
+        unusual["num_threads"] = device.num_threads
+    if device.device != "cpu" and device.enforce_eager:
+        unusual["enforce_eager"] = True
+    if device.determinism == BATCH_INVARIANT:
+        unusual["determinism"] = device.determinism
+    ways = tuple((name, str(value)) for name, value in unusual.items())
+    return Subject(identify(machine, device.device), checkpoint.shape, dtype, dtype, ways=ways)
 
 
 def _constraints(checkpoint: Checkpoint, config: EngineConfig, *, on_cpu: bool) -> Constraints:

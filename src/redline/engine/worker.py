@@ -83,7 +83,10 @@ def serve(channel: Channel, config: EngineConfig) -> int:
             _announce_compilations(voice)
         gc.collect()  # after Ready, for it takes a moment; then the collector never walks through torch and the model again
         gc.freeze()
-        _turn(voice, engine)
+        try:
+            _turn(voice, engine)
+        finally:
+            engine.keeper.close()
     except ChannelClosed:
         raise
     except RedlineError as error:
@@ -159,6 +162,7 @@ def _turn(voice: Voice, engine: Engine) -> None:
             _send(voice, loop, chunks, started)
         elif not loop.has_work:
             loop.check()
+            engine.keeper.idle()
         if (now := time.monotonic()) - told >= STATS_EVERY_S:
             stats = loop.stats  # the ratio: 1 where nothing is left to prepare in idle moments
             voice.send(msgspec.structs.replace(stats, more=stats.more | {"prepared_ratio": float(not prepares)}))

@@ -5,8 +5,10 @@ with 8.9, B300 lost its fast int8), so ask `native` and `instructions`, never "c
 
 Sources, beside those of `ARCHITECTURES`' rows: CUDA C++ Programming Guide, "Compute Capabilities" (types of the matrix
 units, shared memory per block, lanes per multiprocessor); PTX ISA 9.0, the "Target ISA Notes" of each instruction; the
-release notes of the CUDA toolkits (which toolkit first, and last, makes code for a capability); NVIDIA's CUTLASS on 12.x
-(no multicast copies there).
+release notes of the CUDA toolkits (which toolkit first, and last, makes code for a capability). Checked on 2026-11-21 against
+NVIDIA's CCCL, which has them as code: cuda/__device/arch_traits.h (shared memory), cuda/__ptx/instructions/generated (targets
+of setmaxnreg, multicast copies and tcgen05: none of the last two on 12.x); and LLVM's NVPTX.td (PTX version by capability) and
+NVPTXSubtarget.h (tcgen05's `kind::i8`, where CCCL is lax).
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _row("Ada", (8, 9), (*_HALF, "int8", "int4", "fp8"), _ADA, 99, 128, (11, 8)),
     _row("Hopper", (9, 0), (*_HALF, "int8", "fp8"), (*_HOPPER, "wgmma"), 227, 128, (11, 8)),
     _row("Blackwell", (10, 0), (*_HALF, "int8", *_SMALL), _BLACKWELL, 227, 128, (12, 8)),
-    # No int8: PTX's tcgen05 `kind::i8` names sm_100a and sm_110a only, and HGX B300's sheet gives int8 a 36th of the fp8 rate.
+    # No int8: PTX's tcgen05 `kind::i8` names sm_100a and sm_110a only, and the Blackwell Ultra sheet gives int8 a 29th of fp8.
     _row("Blackwell", (10, 3), (*_HALF, *_SMALL), _BLACKWELL, 227, 128, (12, 9)),
     _row("Blackwell", (11, 0), (*_HALF, "int8", *_SMALL), _BLACKWELL, 227, 128, (13, 0)),
     _row("Blackwell", (12, 0), (*_HALF, "int8", *_SMALL), _BLACKWELL_RTX, 99, 128, (12, 8)),

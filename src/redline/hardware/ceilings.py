@@ -115,7 +115,7 @@ def measure(identity: DeviceIdentity, probes: Probes, folder: Path | None = None
     )
     _check(identity, ceilings)
     try:
-        _write(_file(identity, folder), {"identity": dataclasses.asdict(identity), "ceilings": dataclasses.asdict(ceilings)})
+        write_json(_file(identity, folder), {"identity": dataclasses.asdict(identity), "ceilings": dataclasses.asdict(ceilings)})
     except OSError as error:
         log.warning("measured ceilings were not kept: %s", error)
     return ceilings
@@ -138,8 +138,8 @@ def _check(identity: DeviceIdentity, ceilings: Ceilings) -> None:
     rates = {"read": ceilings.read_bytes_per_s} | {f"matmul {dtype}": rate for dtype, rate in ceilings.matmul_flops.items()}
     row = chip(identity.name)
     peaks: dict[str, float] = {}
-    if row is not None:  # rates that were reckoned from others are no ground to call a measurement impossible
-        sheet = {f"matmul {dtype}": rate for dtype, rate in row.flops.items() if dtype not in row.derived}
+    if row is not None:  # rates that no sheet was seen to give are no ground to call a measurement impossible
+        sheet = {f"matmul {dtype}": rate for dtype, rate in row.flops.items() if dtype not in row.derived | row.unverified}
         peaks = {"read": row.read_bytes_per_s} | sheet
     for name, rate in rates.items():
         if not (math.isfinite(rate) and rate > 0):
@@ -161,7 +161,7 @@ def _file(identity: DeviceIdentity, folder: Path | None) -> Path:
     return (folder or env.cache_dir() / "ceilings") / f"{identity.key}.json"
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
+def write_json(path: Path, record: dict[str, Any]) -> None:
     """Atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")

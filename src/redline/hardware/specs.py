@@ -2,7 +2,8 @@
 
 A table is for judging a measurement and for a card that cannot be measured; a receipt is never computed from it when a
 measurement exists. An unknown chip is unknown: no figure is invented for it. `architectures.py` holds what compute
-capabilities bring, `chips.py` the products. Open `chip`, `named` and `architecture`.
+capabilities bring, `chips.py` what a row is, and `data_centre_cards.py`, `desktop_cards.py` and `superchips.py` hold the
+products. Open `chip`, `named` and `architecture`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,16 @@ from __future__ import annotations
 import re
 
 from redline.hardware.architectures import ARCHITECTURES, INSTRUCTIONS, Architecture, architecture
-from redline.hardware.chips import CHIPS, Board, Chip
+from redline.hardware.chips import Board, Chip
+from redline.hardware.data_centre_cards import DATA_CENTRE_CARDS
+from redline.hardware.desktop_cards import DESKTOP_CARDS
+from redline.hardware.superchips import SUPERCHIPS
 
 __all__ = ["ARCHITECTURES", "CHIPS", "INSTRUCTIONS", "Architecture", "Board", "Chip", "architecture", "chip", "named"]
+
+CHIPS: tuple[Chip, ...] = (*DATA_CENTRE_CARDS, *DESKTOP_CARDS, *SUPERCHIPS)
+"""One row per product that planning is done for. Rows that a driver names differently (laptop, export and MIG variants, other
+memory sizes) are other products: they are not here, and `chip` does not find them."""
 
 ALIASES: dict[str, str] = {
     "v100": "V100 32GB SXM2",

@@ -9,8 +9,8 @@ reads these multiplies its finished sums by the root that is still missing:
     project(g, W)   y = root * (g W^T)                                         float32
     add(x, W, s)    s = s + x W^T + b           in place; gives s * gain and the squares of s
 
-So no kernel waits for a norm and none takes it twice. On a Hopper card in bf16 cuda/skinny.cu runs up to 256 rows; everywhere
-else plain torch. Knows nothing of layers. Open `Gained` first, then `linear`.
+So no kernel waits for a norm and none takes it twice. On a Hopper card in bf16 cuda/one_row.cu runs one row and cuda/skinny.cu
+up to 256; everywhere else plain torch. Knows nothing of layers. Open `Gained` first, then `linear`.
 
 T rows, K inputs, N outputs, F half of the outputs of a gated layer, Z parts of a sum of squares.
 """

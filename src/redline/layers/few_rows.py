@@ -1,8 +1,10 @@
 """The decode step of a plain pre-norm decoder in five kernels a layer: `FewRows`, for Hopper cards.
 
 norm and qkv; heads, cache and attention; projection and sum; norm and gated projection; projection and sum. The kernels
-overlap: each requests its weights before the one before it has ended (kernels/cuda/skinny.cu). Everything else, and every
-other card, takes `Decoder.forward`. Knows nothing of steps or graphs. Open `few_rows_of` first, then `FewRows.logits`.
+overlap: each requests its weights before the one before it has ended (kernels/cuda/skinny.cu, one_row.cu). Attention is of three
+kinds, by the number of sequences and the longest context: clusters, a list of chunks, keys dealt to processors. Steps of
+more sequences take `Decoder.forward` with the last of these; everything else, and every other card, takes it as it is. Knows
+nothing of steps or graphs. Open `few_rows_of` first, then `FewRows.logits`.
 
 B sequences with one new token each, D model size, V vocabulary.
 """
@@ -93,7 +95,7 @@ class FewRows:
         self._norms = [norm for block in blocks for norm in (block.attention_norm, block.ffn_norm)] + [decoder.norm]
 
     def takes(self, batch: Batch, page_size: int) -> bool:
-        """Whether the step is one of these: one new token a sequence, and not too many of them."""
+        """Whether the step is one of these: one new token a sequence, and either few of them or heads whose keys can be dealt."""
         rows = len(batch.tokens_T)
         return rows == len(batch.ragged.context_B) and page_size % 16 == 0 and (rows <= MOST_ROWS or self._deals(rows, page_size))
 

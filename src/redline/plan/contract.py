@@ -3,7 +3,8 @@
 A kind is what a step does (decode, prefill, or both: mixed) and about how many tokens it computes, within a factor of two.
 Of each the newest ratios of measured to promised time are kept; their median corrects later predictions, and what lies
 beyond the error bar is counted, logged once, and pulled in by the correction. The promise itself comes from a `Predictor`;
-without one it is the roofline's limit times what good kernels usually take (`FIRST`).
+without one it is the roofline's limit times what good kernels usually take (`FIRST`). What was learned can be taken out and put
+into the contract of a later process (`learned`, `restore`); corrections.py keeps it on disk.
 
 Torch-free, a microsecond or two a step. Open `Contract.step` first.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -60,7 +61,8 @@ class Kept:
 
     `correction` is what promises are multiplied by, `bar` what then holds for nine steps of ten and `promised_bar` what was
     said to. `error` is how far the newest steps lay from the promise, `corrected_error` from its corrected form: means,
-    0.1 for 10 %. `deviations` counts the steps beyond the bar that was in force.
+    0.1 for 10 %. `deviations` counts the steps beyond the bar that was in force. `steps` and `deviations` are this process's,
+    `steps_before` those of earlier ones, whose correction and means it began with.
     """
 
     doing: str
@@ -76,6 +78,38 @@ class Kept:
     error: float
     corrected_error: float
     source: str
+    steps_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What steps of one kind have shown, as it outlives a process.
+
+    `size` is the bit length of their tokens, `steps` counts those of all processes, `promised_s` is the newest steps' mean,
+    `promise` the newest step's in units of its limit, and `ratios` are the logarithms of measured over promised, oldest first.
+    """
+
+    doing: Doing
+    size: int
+    steps: int
+    promised_s: float
+    promise: float
+    promised_bar: float
+    ratios: tuple[float, ...]
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """The factor on promises, and the bar around it that was seen."""
+        offset, held = _middle(self.ratios)
+        return math.exp(offset), max(held, LEAST_BAR)
+
+
+def _middle(ratios: Iterable[float]) -> tuple[float, float]:
+    """The median of such logarithms, and the bar within which `HELD` of them lie around it."""
+    ordered = sorted(ratios)
+    middle = ordered[len(ordered) // 2]
+    rest = sorted([abs(each - middle) for each in ordered])
+    return middle, math.expm1(rest[math.ceil(HELD * len(rest)) - 1])
 
 
 @dataclass(slots=True)
@@ -90,11 +124,18 @@ class _Kind:
     steps: int = 0
     deviations: int = 0
     logged: bool = False
+    before: int = 0  # steps of earlier processes
+    base: float = 0.0  # the offset that they left
     promised_s: float = 0.0
     measured_s: float = 0.0
     error: float = 0.0
     corrected_error: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # logarithms of measured over promised
+
+    @property
+    def known(self) -> bool:
+        """Whether enough steps were seen to correct by them."""
+        return len(self.recent) >= FEW
 
     def add(self, promised_s: float, measured_s: float) -> bool:
         """One more step; whether it lay beyond the bar."""
@@ -102,7 +143,7 @@ class _Kind:
         left = abs(off - self.offset)
         self.steps += 1
         self.recent.append(off)
-        weight = 1 / self.steps if self.steps < RECENT else 1 / RECENT
+        weight = 1 / len(self.recent)
         self.promised_s += weight * (promised_s - self.promised_s)
         self.measured_s += weight * (measured_s - self.measured_s)
         self.error += weight * (abs(off) - self.error)
@@ -113,13 +154,22 @@ class _Kind:
 
     def correct(self) -> None:
         """Take the median of the newest ratios, and as the bar what holds around it; at most what was promised."""
-        ordered = sorted(self.recent)
-        middle = ordered[len(ordered) // 2]
-        rest = sorted([abs(each - middle) for each in ordered])
-        self.offset, self.correction = middle, math.exp(middle)
-        held = math.expm1(rest[math.ceil(HELD * len(rest)) - 1])
+        self.offset, held = _middle(self.recent)
+        self.correction = math.exp(self.offset)
         self.bar = min(max(held, LEAST_BAR), max(self.promise.bar, LEAST_BAR))
         self.most = math.log1p(self.bar)
+
+    @classmethod
+    def again(cls, learned: Learned) -> _Kind:
+        """A kind as an earlier process left it."""
+        bar = learned.promised_bar
+        kind = cls(Expected(learned.promise, bar, "as promised before"), bar, before=learned.steps, promised_s=learned.promised_s)
+        kind.recent.extend(learned.ratios)
+        kind.correct()
+        kind.base, kind.measured_s = kind.offset, learned.promised_s * kind.correction
+        kind.error = sum(map(abs, kind.recent)) / len(kind.recent)
+        kind.corrected_error = sum(abs(off - kind.offset) for off in kind.recent) / len(kind.recent)
+        return kind
 
 
 class Contract:
@@ -140,6 +190,35 @@ class Contract:
         self._predict = predict
         self._promises.clear()
 
+    def restore(self, learned: Sequence[Learned]) -> None:
+        """Begin with what earlier processes learned, before the first step."""
+        for each in learned:
+            key = each.doing, each.size
+            kind = self._kinds[key] = _Kind.again(each)
+            self._told[key] = kind.offset
+        self.revision += bool(learned)
+
+    def learned(self) -> list[Learned]:
+        """What is worth keeping: every kind of which enough steps were seen, in this process or before."""
+        return [
+            Learned(
+                doing=doing,
+                size=size,
+                steps=kind.before + kind.steps,
+                promised_s=kind.promised_s,
+                promise=kind.promise.seconds,
+                promised_bar=kind.promise.bar,
+                ratios=tuple(kind.recent),
+            )
+            for (doing, size), kind in sorted(self._kinds.items())
+            if kind.known
+        ]
+
+    @property
+    def steps(self) -> int:
+        """Steps of this process, of all kinds."""
+        return sum(kind.steps for kind in self._kinds.values())
+
     @property
     def deviations(self) -> int:
         """Steps beyond their bars, of all kinds."""
@@ -158,7 +237,7 @@ class Contract:
         promised_s = promise.seconds * limit_s
         said = promised_s * kind.correction
         beyond = kind.add(promised_s, measured_s)
-        if kind.steps >= FEW and (kind.steps < RECENT or beyond or not kind.steps % EVERY):
+        if kind.known and (len(kind.recent) < RECENT or beyond or not kind.steps % EVERY):
             kind.correct()
             self._tell(key, kind)
         return said
@@ -195,13 +274,13 @@ class Contract:
     def _new(self, doing: Doing, work: StepWork, promise: Expected) -> _Kind:
         """A kind that begins: with the correction of the nearest, within the promised bar."""
         near = self._nearest(doing, work.tokens)
-        offset = 0.0 if near is None else near.offset
-        return _Kind(promise, promise.bar, offset, math.exp(offset), math.log1p(promise.bar))
+        offset, base = (0.0, 0.0) if near is None else (near.offset, near.base)
+        return _Kind(promise, promise.bar, offset, math.exp(offset), math.log1p(promise.bar), base=base)
 
     def _nearest(self, doing: Doing, tokens: int, factor: int = 1 << 62) -> _Kind | None:
         """The kind of a step, or the one of the nearest size within a factor, that was seen often enough."""
         bits, most = tokens.bit_length(), factor.bit_length() - 1
-        seen = [size for (other, size), kind in self._kinds.items() if other == doing and kind.steps >= FEW]
+        seen = [size for (other, size), kind in self._kinds.items() if other == doing and kind.known]
         sizes = [size for size in seen if abs(size - bits) <= most]
         return self._kinds[doing, min(sizes, key=lambda size: abs(size - bits))] if sizes else None
 
@@ -211,13 +290,13 @@ class Contract:
         if abs(kind.offset - before) > MOVED:
             self._told[key] = kind.offset
             self.revision += 1
-        if not kind.logged and abs(kind.offset) > math.log1p(kind.promise.bar):
+        if not kind.logged and abs(kind.offset - kind.base) > math.log1p(kind.promise.bar):
             kind.logged = True
             told = _told(*key, kind)
             size = f"{told.tokens_from} to {told.tokens_to} tokens" if told.tokens_to > 1 else "one token"
             log.info(
                 "%s steps of %s take %.2f times what the plan said (within %.0f %%): later predictions are corrected",
-                *(told.doing, size, kind.correction, 100 * kind.promise.bar),
+                *(told.doing, size, math.exp(kind.offset - kind.base), 100 * kind.promise.bar),
             )
 
 
@@ -236,4 +315,5 @@ def _told(doing: Doing, bits: int, kind: _Kind) -> Kept:
         error=math.expm1(kind.error),
         corrected_error=math.expm1(kind.corrected_error),
         source=kind.promise.source,
+        steps_before=kind.before,
     )

@@ -41,6 +41,7 @@ def document(model: str, shape: ModelShape, answer: Answer, goal_text: str = "")
         "loads": _loads(shown, goal) if shown else [],
         "steps": _steps(shown) if shown else {},
         "swap_ms": _estimate(shown.predictor.swap_s(shown.footprint.weights_bytes), MILLI) if shown else None,
+        "corrections": _corrections(shown) if shown else None,
         "joules_reason": _joules_reason(shown) if shown else None,
         "doubts": [{"reason": reason, "share": short(share)} for reason, share in shown.predictor.doubts] if shown else [],
         "proof": list(answer.proof),
@@ -147,6 +148,12 @@ def _step(step: Step) -> Document:
             for part in step.parts
         ],
     }
+
+
+def _corrections(shown: Candidate) -> Document | None:
+    """What the forecasts were corrected by; None: nothing was measured here, or it does not count."""
+    learned = shown.predictor.corrections
+    return None if learned is None else learned.as_dict()
 
 
 def _joules_reason(shown: Candidate) -> str | None:

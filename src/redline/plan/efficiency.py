@@ -91,8 +91,13 @@ CPU = Efficiency(
     num_points=21,
     source=(
         "21 quiet rows of smollm2-135m, random:smollm2-360m and random:qwen2.5-0.5b in bfloat16 on two cores of an AMD EPYC, "
-        "bench/results/2026-11-21-prediction.jsonl"
+        "bench/results/2026-11-21-prediction.jsonl (docs/log.md, Forecasts)"
     ),
 )
 """Plain torch, two cores, rows up to 512. Rows whose samples lay more than 30 % apart were left out, more than half of them: others
 were using the machine. `error` is above what `bench/prediction.py fit` finds for points left out of a fit (0.140)."""
+
+
+def curves(*, on_cpu: bool) -> Efficiency:
+    """The curves that a forecast stands on."""
+    return CPU if on_cpu else HOPPER

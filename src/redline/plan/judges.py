@@ -283,9 +283,10 @@ def _talk(step: Any) -> float:
 
 
 def saturation() -> Verdict:
+    read = sheet("b200").read_bytes_per_s
     return Verdict(
         YES,
-        f"{6e12 / sheet('b200').read_bytes_per_s:.0%} of the data sheet's 8 TB/s",
+        f"{6e12 / read:.0%} of the data sheet's {read / 1e12:g} TB/s",
         "an H200 read at 96 % of its own; 4.59 of its 4.8 TB/s were measured",
     )
 

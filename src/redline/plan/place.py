@@ -15,7 +15,8 @@ from redline.errors import ConfigError
 from redline.hardware.ceilings import Ceilings, from_table
 from redline.hardware.machine import Machine
 from redline.hardware.specs import CHIPS, Chip, architecture, chip, named
-from redline.plan.efficiency import CPU, HOPPER, Efficiency
+from redline.plan.corrections import Shelf
+from redline.plan.efficiency import Efficiency, curves
 
 # Shares of its data sheet that an H200 reached: read 4.59 of 4.8 TB/s, bfloat16 766 of 989.5 TFLOP/s, fp8 1453 of 1979,
 # float32 51.2 of 67, int8 824 of 1979 (bench/results/2026-11-21.jsonl; torch's scaled_mm and _int_mm there). Others are taken to
@@ -49,6 +50,7 @@ class Place:
     taken_bytes: int = 0  # of the memory, in other hands
     unified: bool = False
     announced: bool = False
+    learned: Shelf | None = None  # what steps took on this machine; None: forecasts stand as they are
 
     @property
     def measured(self) -> bool:
@@ -89,7 +91,7 @@ def on_chips(text: str, share: float = 0.9) -> Place:
         memory_bytes=memory,
         usable_bytes=int(share * memory),
         native=row.native,
-        efficiency=HOPPER,
+        efficiency=curves(on_cpu=False),
         doubts=doubts,
         link_bytes_per_s=_link(row),
         host_bytes_per_s=row.host_bytes_per_s,
@@ -131,7 +133,7 @@ def here(machine: Machine, device: str, known: Ceilings | None, share: float = 0
         memory_bytes=gpu.memory_bytes,
         usable_bytes=int(share * gpu.memory_bytes),
         native=arch.native if arch else frozenset(("float32", "float16")),
-        efficiency=HOPPER,
+        efficiency=curves(on_cpu=False),
         doubts=doubts,
         link_bytes_per_s=_link(row),
         host_bytes_per_s=row.host_bytes_per_s if row else None,
@@ -158,7 +160,7 @@ def _processor(machine: Machine, known: Ceilings | None, share: float) -> Place:
         memory_bytes=machine.memory_bytes,
         usable_bytes=int(share * machine.memory_bytes),
         native=frozenset(known.matmul_flops),
-        efficiency=CPU,
+        efficiency=curves(on_cpu=True),
         doubts=doubts,
         on_cpu=True,
         taken_bytes=max(0, machine.memory_bytes - machine.available_bytes),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redline.hardware.ceilings import Ceilings
+from redline.plan.contract import Doing
 from redline.plan.efficiency import at
 from redline.plan.place import Place
 from redline.plan.precision import HALF, KvFormat, WeightFormat
@@ -47,6 +48,11 @@ class Estimate:
         """`error` is a share of the value, either way; the bar does not go past the limit."""
         low = value / (1 + error)
         return cls(value, low if limit is None else max(low, limit), value * (1 + error), limit)
+
+    @property
+    def error(self) -> float:
+        """The bar upwards, as a share of the value."""
+        return self.high / self.value - 1
 
     def times(self, factor: float) -> Estimate:
         limit = None if self.limit is None else self.limit * factor
@@ -86,6 +92,18 @@ class Step:
     parts: tuple[Part, ...]
     tokens: int
 
+    def corrected(self, value: float, error: float) -> Step:
+        """The same step taking `value` seconds, though no less than its limit: parts grow alike, and shrink towards their limits."""
+        was, limit = self.seconds.value, self.seconds.limit or 0.0
+        value = max(value, limit)
+        over = (value - limit) / (was - limit) if was > limit else 1.0
+        shares = [
+            value / was * part.seconds if value > was else part.limit_s + over * (part.seconds - part.limit_s)
+            for part in self.parts
+        ]
+        parts = tuple(dataclasses.replace(part, seconds=seconds) for part, seconds in zip(self.parts, shares, strict=True))
+        return Step(Estimate.of(value, error, limit), parts, self.tokens)
+
     @property
     def limiting(self) -> str:
         """The resource that takes most of the step."""
@@ -122,7 +140,8 @@ class Steady:
 class Predictor:
     """Forecasts for one model in one format in one layout on one place.
 
-    `kv` is the KV cache's format. `tokens` is the budget of a step (`max_num_batched_tokens`).
+    `kv` is the KV cache's format. `tokens` is the budget of a step (`max_num_batched_tokens`). Where the place has learned what
+    steps of this model take, `corrections` has that, and steps follow it.
     """
 
     def __init__(
@@ -138,6 +157,8 @@ class Predictor:
         self._rank = rank_shape(shape, Layout(layout.tensor))
         self._bits = _stage_bits(self._rank, weights)
         self.doubts = _doubts(place, weights, kv, layout)
+        runs = place.learned is not None and weights.runs and kv.runs
+        self.corrections = place.learned.find(shape, weights.name, kv.name, layout) if place.learned and runs else None
 
     @property
     def error(self) -> float:
@@ -152,10 +173,23 @@ class Predictor:
         window = self._rank.sliding_window
         kinds = ([span for span in part if span[1] <= FEW_QUERIES], [span for span in part if span[1] > FEW_QUERIES])
         few, many = (StepWork.of(kind, logit_rows=len(kind), window=window) if kind else None for kind in kinds)
-        return self._step(StepWork.of(part, logit_rows=len(part), window=window), few, many)
+        work = StepWork.of(part, logit_rows=len(part), window=window)
+        doing: Doing = "decode" if work.tokens <= work.sequences else "mixed" if decodes else "prefill"
+        return self._corrected(self._step(work, few, many), doing, work)
+
+    def _corrected(self, step: Step, doing: Doing, work: StepWork) -> Step:
+        """`step` by what was seen of such steps; what was promised of them is what `of_work` says."""
+        if self.corrections is None:
+            return step
+        promised = (self.of_work(work) if doing == "mixed" else step).seconds.value
+        found = self.corrections.of(doing, work.tokens, promised, self.error)
+        return step if found is None else step.corrected(promised * found.factor, found.bar)
 
     def of_work(self, work: StepWork) -> Step:
-        """A step of which only the sums are known, on one chip: its attention counts as all of decoding, or all of prompts."""
+        """A step of which only the sums are known, on one chip: its attention counts as all of decoding, or all of prompts.
+
+        As the curves have it, without corrections: this is what those were measured against.
+        """
         prompted = work.tokens > FEW_QUERIES * work.sequences
         return self._step(work, None if prompted else work, work if prompted else None)
 
@@ -267,7 +301,8 @@ class Predictor:
         added = load.users * max(0.0, prompt.value - chunks * decode.value)
         added_floor = load.users * max(0.0, (prompt.limit or 0.0) - chunks * (decode.limit or 0.0))
         answer_s, floor = load.output * decode.value + added, load.output * (decode.limit or 0.0) + added_floor
-        between = Estimate.of(answer_s / load.output, self.error, floor / load.output)
+        error = self.error if self.corrections is None else max(decode.error, last.error)
+        between = Estimate.of(answer_s / load.output, error, floor / load.output)
         return Steady(decode, last if load.users > 1 else decode, first, between.inverse(load.users))
 
     def joules_per_token(self, load: Load) -> Estimate | None:
@@ -277,8 +312,9 @@ class Predictor:
             return None
         watts = at(curves, load.users) * self.place.power_w * self.layout.chips
         power = POWER_DOUBT if self.place.measured else OTHER_POWER_DOUBT
-        error = math.hypot(self.error, power)
-        return Estimate.of(watts / self.steady(load).tokens_per_s.value, error)
+        rate = self.steady(load).tokens_per_s
+        error = math.hypot(self.error if self.corrections is None else rate.value / rate.low - 1, power)
+        return Estimate.of(watts / rate.value, error)
 
     def swap_s(self, weight_bytes: float) -> Estimate | None:
         """Seconds to bring one chip's weights from host memory; None where the way to the chip is not known."""

@@ -31,7 +31,8 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
 
     Promises are multiplied by `correction`; nine of ten steps then lie within `bar` of them (0.1: 10 % either way), and
     `promised_bar` is what was said before. `error` and `corrected_error` are mean deviations without the correction and with
-    it; `deviations` counts the steps beyond the bar.
+    it; `deviations` counts the steps beyond the bar. `steps_before` were measured by earlier processes on this machine, whose
+    corrections this one began with.
     """
 
     doing: str
@@ -47,6 +48,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     error: float
     corrected_error: float
     source: str
+    steps_before: int
 
 
 class Roofline(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +159,7 @@ def _steps(kept: Kept) -> Steps:
         error=_short(kept.error),
         corrected_error=_short(kept.corrected_error),
         source=kept.source,
+        steps_before=kept.steps_before,
     )
 
 

@@ -76,7 +76,7 @@ class Archive:
         """All versions of a name, the newest first. Raises NotHere where there is none."""
         rows = self._store.rows(f"SELECT {_COLUMNS} FROM versions WHERE name = ? ORDER BY number DESC", name)
         if not rows:
-            raise NotHere(f"the archive has no file of {name[:80]}", hint="see `saidata archive list`")
+            raise NotHere(f"the archive has no file of {name[:80]!r}", hint="see `saidata archive list`")
         return [_version(row) for row in rows]
 
     def names(self) -> list[Version]:

@@ -1,41 +1,28 @@
-"""Files that are there whole or not at all, whatever ends the process: `write`."""
+"""Files of users, there whole or not at all, whatever ends the process: `write`, `read`, and `sweep` after a killed process."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import tempfile
+import stat
 from pathlib import Path
 
-from saidata.errors import SaidataError
-
-TEMPORARY = ".saidata-"
+from saidata import places
+from saidata.errors import Refused, SaidataError
+from saidata.places import TEMPORARY
 
 
 def write(path: Path, text: str) -> None:
-    """`text` in `path`, on the disk when this returns. Written beside it and put in its place in one move.
+    """`text` in `path`, on the disk when this returns. A file that is there keeps its mode; a link to one is replaced, not followed.
 
-    Raises SaidataError where the disk is full or the folder cannot be written; `path` is then as it was.
+    Raises Refused where the disk is full or the folder cannot be written; `path` is then as it was.
     """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            os.fchmod(file.fileno(), 0o644 & ~_umask())
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise SaidataError(f"{path} cannot be written: {error.strerror}", hint=_hint(error)) from error
-        raise
+    mode = 0o666 & ~_umask()
+    with contextlib.suppress(OSError):
+        before = path.lstat().st_mode
+        if stat.S_ISREG(before):
+            mode = stat.S_IMODE(before)
+    places.put(path, text.encode(), mode=mode, sync=True)
 
 
 def read(path: Path) -> str | None:
@@ -47,7 +34,7 @@ def read(path: Path) -> str | None:
     except UnicodeDecodeError as error:
         raise SaidataError(f"{path} is not UTF-8", hint="move it away") from error
     except OSError as error:
-        raise SaidataError(f"{path} cannot be read: {error.strerror}") from error
+        raise Refused(error, f"{path} cannot be read") from error
 
 
 def sweep(folder: Path) -> int:
@@ -60,21 +47,7 @@ def sweep(folder: Path) -> int:
     return swept
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _hint(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: make room, then go on"
-    return "is the folder writable?" if error.errno in (errno.EACCES, errno.EROFS) else ""

@@ -121,6 +121,10 @@ class Runner:
             reason = "; ".join(f"[{fault.code}] {fault.message}" for fault in made.removed) or "it breaks the schema"
             self._jobs.ended(job.id, name, "failed", reason, figures)
             return "failed"
+        if not made.complete:
+            reason = f"the model gave no whole answer: {', '.join(made.missing)} is missing"
+            self._jobs.ended(job.id, name, "failed", reason, figures)
+            return "failed"
         path = Path(job.folder) / place(name)
         before = files.read(path)
         edited = before is not None and not self._archive.generated(name, before)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from saidata.errors import Misuse, SaidataError
+from saidata.errors import Misuse, Refused, SaidataError
 
 SHAPE = 1
 BUSY_S = 30.0
@@ -94,16 +94,16 @@ class Store:
         except sqlite3.OperationalError as error:
             said = str(error)
             if "full" in said:
-                raise SaidataError(f"the disk is full: {self.path} cannot grow", hint="make room, then go on") from error
+                raise Misuse(f"the disk is full: {self.path} cannot grow", hint="make room, then go on") from error
             if "locked" in said:
                 raise SaidataError(f"{self.path} is held by another process", hint="wait for it, or end it") from error
-            raise SaidataError(f"{self.path} cannot be used: {said}", hint="is the folder there and writable?") from error
+            raise Misuse(f"{self.path} cannot be used: {said}", hint="is the folder there and writable?") from error
         except sqlite3.DatabaseError as error:
             raise Misuse(
                 f"{self.path} is corrupt or no file of saidata: {error}", hint="move it away, and a new one is made"
             ) from error
         except OSError as error:
-            raise SaidataError(f"{self.path} cannot be used: {error.strerror}") from error
+            raise Refused(error, f"{self.path} cannot be used") from error
 
     def close(self) -> None:
         """Safe to repeat."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from license_expression import ExpressionError, ExpressionParseError, LicenseExpression, Licensing, get_spdx_licensing
+from license_expression import ExpressionError, ExpressionParseError, LicenseExpression
 from msgspec import Struct
+
+from saidata.sources.licences import licensing
 
 MAX_LENGTH = 1000  # of an expression: the parser calls itself for every bracket
 
@@ -31,10 +33,10 @@ def read(text: str) -> Licence:
     if len(text) > MAX_LENGTH:
         return Licence(text, wrong=f"it has {len(text)} characters; an expression has at most {MAX_LENGTH}")
     try:
-        parsed = _spdx().parse(text)
+        parsed = licensing().parse(text)
     except (ExpressionParseError, ExpressionError, RecursionError) as error:
         return Licence(text, wrong=f"it is no SPDX expression: {_reason(error)}")
-    names = tuple(_spdx().license_keys(parsed))
+    names = tuple(licensing().license_keys(parsed))
     unknown = [name for name in names if not name.startswith(("LicenseRef-", "DocumentRef-")) and name in _unknown(parsed)]
     if unknown:
         return Licence(text, names, f"SPDX knows no licence {', '.join(unknown)}")
@@ -45,23 +47,18 @@ def same(one: Licence, other: Licence) -> bool:
     """Whether two sound expressions say the same, whatever the order of their parts."""
     if one.wrong or other.wrong:
         return False
-    return one.text == other.text or bool(_spdx().is_equivalent(one.text, other.text))
+    return one.text == other.text or bool(licensing().is_equivalent(one.text, other.text))
 
 
 def near(name: str) -> str | None:
     """The SPDX licence that was probably meant: Apache-2.0 for "Apache 2.0", BSD-2-Clause for "bsd 2 clause"."""
-    bare = {_bare(known): known for known in sorted(_spdx().known_symbols, key=len, reverse=True)}
+    bare = {_bare(known): known for known in sorted(licensing().known_symbols, key=len, reverse=True)}
     asked = _bare(name).replace("license", "").replace("licence", "").replace("version", "").removesuffix("v")
     return bare.get(asked) or bare.get(asked.replace("v", "")) or bare.get(asked + "0") or bare.get(asked + "only")
 
 
-@cache
-def _spdx() -> Licensing:
-    return get_spdx_licensing()
-
-
 def _unknown(parsed: LicenseExpression) -> set[str]:
-    return set(_spdx().unknown_license_keys(parsed))
+    return set(licensing().unknown_license_keys(parsed))
 
 
 def _bare(name: str) -> str:

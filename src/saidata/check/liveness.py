@@ -11,13 +11,11 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
-import os
 import re
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urljoin
@@ -25,7 +23,7 @@ from urllib.parse import urljoin
 import httpx2
 import msgspec
 
-from saidata import __version__
+from saidata import __version__, places
 from saidata.check.addresses import split, wrong_with
 from saidata.check.rule import Fetched
 
@@ -181,11 +179,7 @@ class Addresses:
     def _save(self) -> None:
         if self.kept is None:
             return
-        self.kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.kept.parent, prefix=self.kept.name)
-        with _removed_on_failure(name), os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.encode({address: seen for address, seen in self.seen.items() if seen.status}))
-        os.replace(name, self.kept)
+        places.put(self.kept, msgspec.json.encode({address: seen for address, seen in self.seen.items() if seen.status}))
 
 
 class _NotOpened(Exception):
@@ -206,13 +200,3 @@ def reason_not_public(host: str) -> str:
 
 
 _RESOLVING = threading.Lock()  # some resolvers are not safe to ask from several threads
-
-
-@contextlib.contextmanager
-def _removed_on_failure(name: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

@@ -32,10 +32,10 @@ def text(reports: Sequence[Report]) -> str:
     lines = []
     for report in reports:
         name = shown(report.name)
-        lines += [f"{name}:{f.line}:{f.column}: {f.severity} {f.code}: {f.message}" for f in report.findings]
+        lines += [f"{name}{_line(f)}: {f.severity} {f.code}: {f.message}" for f in report.findings]
         lines += [f"{name}: not checked: {what}: {why}" for what, why in report.not_checked.items()]
-    counts = [f"{sum(report.count(level) for report in reports)} {level}s".replace("infos", "infos") for level in SEVERITIES]
-    lines.append(f"{len(reports)} file{'s' * (len(reports) != 1)}: {', '.join(counts)}{_judged(reports)}")
+    counts = [_number(sum(report.count(level) for report in reports), level) for level in SEVERITIES]
+    lines.append(f"{_number(len(reports), 'file')}: {', '.join(counts)}{_judged(reports)}")
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +124,7 @@ def junit(reports: Sequence[Report]) -> str:
         bad = [finding for finding in report.findings if finding.severity != "info"]
         rest = [finding for finding in report.findings if finding.severity == "info"]
         if bad:
-            head = f"{len(bad)} finding{'s' * (len(bad) != 1)}, first {bad[0].code}"
+            head = f"{_number(len(bad), 'finding')}, first {bad[0].code}"
             failure = ElementTree.SubElement(case, "failure", {"type": bad[0].code, "message": head})
             failure.text = _xml("\n".join(f"{f.line}:{f.column}: {f.severity} {f.code}: {f.message}" for f in bad))
         if rest:
@@ -157,7 +157,16 @@ def _judged(reports: Sequence[Report]) -> str:
     if not found:
         return ""
     counts = ", ".join(f"{found.count(status)} {said}" for status, said in _STATUS.items())
-    return f"; {len(found)} values: {counts}"
+    return f"; {_number(len(found), 'value')}: {counts}"
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
+def _line(finding: Finding) -> str:
+    """Where a finding stands in its file; nothing for one of the whole file."""
+    return f":{finding.line}:{finding.column}" if finding.line else ""
 
 
 _STATUS: dict[Any, str] = {"confirmed": "confirmed", "contradicted": "contradicted", "not_checkable": "not checkable"}

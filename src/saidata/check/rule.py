@@ -17,6 +17,8 @@ from saidata.format.document import Text
 
 Said = Iterator[tuple[Path, str]]
 
+LONGEST_MESSAGE = 400  # a value of a megabyte is no help in a message
+
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
@@ -102,7 +104,8 @@ def findings(look: Look, codes: Sequence[str]) -> Iterator[Finding]:
         severity: Severity = "error" if look.strict and code == "SD103" else made.severity
         for path, message in made.judge(look):
             line, column = look.text.place(path)
-            yield Finding(code=code, severity=severity, message=message, path=path, line=line, column=column)
+            short = message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "..."
+            yield Finding(code=code, severity=severity, message=short, path=path, line=line, column=column)
 
 
 def chosen(select: Sequence[str], ignore: Sequence[str]) -> list[str]:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from saidata.check.rule import Trial
+from saidata.sources.provider import NO_NETWORK
 
 TIMEOUT_S = 120
 
-# What a client says when the mistake is not the package's: no network, no lists, a lock, a full disk.
+# What a client says, beside NO_NETWORK, when the mistake is not the package's: no lists, a lock, a full disk.
 _NOT_ITS_FAULT = re.compile(
-    r"resolve|connection|network|timed? ?out|temporary failure|unreachable|no space|lock|could not open|mirror|proxy|ENOTFOUND"
-    r"|EAI_AGAIN|ECONN|ETIMEDOUT|certificate|are you root|no such file",
+    r"resolve|connection|network|time ?out|unreachable|no space|lock|could not open|mirror|proxy|are you root|no such file",
     re.IGNORECASE,
 )
 
@@ -117,6 +117,8 @@ def _try(client: Client, package: str, box: Sequence[str], run: Run) -> Trial:
     said = " ".join((done.stderr or done.stdout).split())[-200:]
     if done.returncode == 0:
         return Trial(ran=True, worked=True)
+    if NO_NETWORK.search(done.stderr + done.stdout):
+        return _untried(said)
     if re.search(client.refusal, done.stderr + done.stdout):
         return Trial(ran=True, worked=False, reason=said)
     if done.returncode == 124 or _NOT_ITS_FAULT.search(said):

@@ -11,8 +11,7 @@ from packageurl import PackageURL
 from saidata.check import licences
 from saidata.check.addresses import PLACEHOLDERS, host, wrong_with
 from saidata.check.rule import Look, Said, rule, scalars
-from saidata.check.verdicts import upstream
-from saidata.check.versions import compared
+from saidata.check.versions import compared, upstream
 from saidata.facts import Path
 
 _DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}

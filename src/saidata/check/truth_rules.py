@@ -51,7 +51,7 @@ def unanchored_package(look: Look) -> Said:
     """
     for verdict in look.verdicts:
         for fact in verdict.facts[:1]:
-            if fact.kind != "package" or fact.provider not in ("pypi", "npm", "gem", "cargo", "choco", "winget", "docker"):
+            if fact.kind != "package" or fact.provider not in ("pypi", "npm", "choco", "winget", "container"):
                 continue
             if look.evidence is not None and not look.evidence.of("homepage", "url", provider=fact.provider):
                 yield (

@@ -14,6 +14,7 @@ from typing import Any
 from saidata.check import licences
 from saidata.check.addresses import alike, wrong_with
 from saidata.check.claims import Claim, claims
+from saidata.check.versions import upstream
 from saidata.facts import Evidence, Fact, FactKind, Status, Verdict
 
 Known = Callable[[FactKind, str, str], Sequence[Fact] | None]
@@ -221,10 +222,14 @@ class _Judge:
         if said.wrong:
             return _no(said.wrong, [])
         facts = self.evidence.of("licence")
+        sound = [fact for fact in facts if licences.read(fact.value).known]
         for fact in facts:
             if licences.same(said, licences.read(fact.value)):
+                against = [other for other in sound if other.provider != fact.provider and _differ(fact, other)]
+                if against:
+                    there = f"{_source(against[0])} says {against[0].value}"
+                    return _unknown(f"sources disagree: {_source(fact)} says {fact.value}, {there}", [fact, *against])
                 return _yes(f"named by {fact.package} ({_source(fact)})", [fact])
-        sound = [fact for fact in facts if licences.read(fact.value).known]
         parts = [fact for fact in sound if set(said.names) & set(licences.read(fact.value).names)]
         if parts:
             return _unknown(f"{_source(parts[0])} says {parts[0].value}, which shares a licence with it", parts)
@@ -261,12 +266,12 @@ class _Judge:
         return _unknown("no evidence names it")
 
     def image(self, claim: Claim) -> Said:
-        facts = [fact for fact in self.evidence.of("package") if fact.provider in ("docker", "oci") and fact.value == claim.value]
+        images = self.evidence.of("package", provider="container")
+        # A registry answers with the whole name: REGISTRY/library/nginx for nginx.
+        facts = [fact for fact in images if f"/{fact.value}".endswith((f"/{claim.value}", f"/library/{claim.value}"))]
         if facts:
             return _yes(f"{_source(facts[0])} has it", facts)
-        return _unknown(
-            self.evidence.not_checked.get("oci") or self.evidence.not_checked.get("docker") or "no registry was asked"
-        )
+        return _unknown(self.evidence.not_checked.get("container") or "no registry was asked")
 
     def of(self, claim: Claim, *kinds: FactKind) -> tuple[Fact, ...]:
         """The facts that speak of a claim: its provider's, or all where it is made for none."""
@@ -286,12 +291,6 @@ class _Judge:
 Said = tuple[Status, str, Iterable[Fact]]
 
 
-def upstream(version: str) -> str:
-    """The upstream part of a distribution's version: 1.22.1 of 1:1.22.1-9+deb12u1."""
-    bare = version.partition(":")[2] or version
-    return re.sub(r"[+~](dfsg|ds|repack|really)[\d.]*$", "", bare.rpartition("-")[0] or bare)
-
-
 def _yes(reason: str, facts: Iterable[Fact]) -> Said:
     return ("confirmed", reason, facts)
 
@@ -302,6 +301,11 @@ def _no(reason: str, facts: Iterable[Fact]) -> Said:
 
 def _unknown(reason: str, facts: Iterable[Fact] = ()) -> Said:
     return ("not_checkable", reason, facts)
+
+
+def _differ(one: Fact, other: Fact) -> bool:
+    """Whether two licences have no part in common."""
+    return not set(licences.read(one.value).names) & set(licences.read(other.value).names)
 
 
 def _source(fact: Fact) -> str:

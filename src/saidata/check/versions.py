@@ -1,4 +1,4 @@
-"""Which of two versions is the newer one: `compared`, as libversion orders them, for versions of any origin."""
+"""Versions of any origin: which of two is the newer one (`compared`, as libversion orders them), and the makers' part (`upstream`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from itertools import zip_longest
 
 _PART = re.compile(r"\d+|[a-z]+", re.IGNORECASE)
+_REPACKED = re.compile(r"[+~](dfsg|ds|repack|debian|really)[.\d]*$", re.IGNORECASE)
 _BEFORE = ("alpha", "beta", "rc", "pre")  # 1.0rc1 comes before 1.0; other words behind a number come after it
 _AFTER = ("post", "patch", "pl", "errata")
 
@@ -16,6 +17,12 @@ def compared(one: str, other: str) -> int:
         if left != right:
             return -1 if left < right else 1
     return 0
+
+
+def upstream(version: str) -> str:
+    """The makers' version in a distribution's one: 7.0.15 of 1:7.0.15+dfsg-1~deb12u1."""
+    bare = version.partition(":")[2] or version
+    return _REPACKED.sub("", bare.rpartition("-")[0] or bare)
 
 
 def _parts(version: str) -> list[tuple[int, int, str]]:

@@ -10,10 +10,9 @@ import msgspec
 from saidata.batch import files
 from saidata.batch.archive import EDITED, Archive, content_of
 from saidata.batch.store import Store
-from saidata.cli.workshop import store_file
+from saidata.cli.options import JSON
 from saidata.format.layout import place
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from saidata.places import work_file
 
 
 @click.group("archive")
@@ -25,7 +24,7 @@ def command() -> None:
 @JSON
 def list_names(as_json: bool) -> None:
     """Every name and its newest version."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         found = Archive(store).names()
     if as_json:
         click.echo(msgspec.json.encode(found))
@@ -41,7 +40,7 @@ def list_names(as_json: bool) -> None:
 @JSON
 def log(name: str, as_json: bool) -> None:
     """All versions of one name, the newest first."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         found = Archive(store).history(name)
     if as_json:
         click.echo(msgspec.json.encode(found))
@@ -56,7 +55,7 @@ def log(name: str, as_json: bool) -> None:
 @click.argument("number", type=int, required=False)
 def show(name: str, number: int | None) -> None:
     """Print one version, the newest without a number."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         archive = Archive(store)
         click.echo(archive.text(archive.version(name, number)), nl=False)
 
@@ -67,7 +66,7 @@ def show(name: str, number: int | None) -> None:
 @click.argument("new", type=int, required=False)
 def diff(name: str, old: int | None, new: int | None) -> None:
     """What changed between two versions: the last two without numbers, OLD and the newest with one."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         click.echo(Archive(store).diff(name, old, new), nl=False)
 
 
@@ -77,7 +76,7 @@ def diff(name: str, old: int | None, new: int | None) -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="Also write the file into this folder.")
 def rollback(name: str, number: int, out: Path | None) -> None:
     """Make an old version the newest one again. Nothing is taken out of the archive."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         archive = Archive(store)
         made = archive.back(name, number)
         click.echo(f"{name}: version {made.number} is {made.note}")

@@ -13,9 +13,10 @@ from typing import Any
 import click
 import msgspec
 
-from saidata.batch.jobs import Jobs, Settings
+from saidata.batch.jobs import Jobs
 from saidata.batch.names import chosen, read_list
 from saidata.batch.run import Progress, Runner
+from saidata.cli.options import JSON
 from saidata.cli.workshop import Workshop, model_options, settings_of
 from saidata.errors import FINDINGS, Misuse, SaidataError
 
@@ -32,7 +33,7 @@ INTERRUPTED = 130
 )
 @click.option("--force", is_flag=True, help="Replace files that were edited by hand; the archive keeps them.")
 @click.option("--anew", is_flag=True, help="Begin a new job even where the same one is unfinished.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as JSON.")
+@JSON
 @model_options
 def command(
     list_file: Path, out: Path, category: str | None, side_by_side: int, force: bool, anew: bool, as_json: bool, **options: Any
@@ -63,8 +64,8 @@ def run_job(workshop: Workshop, number: int, *, as_json: bool) -> int:
             progress = runner.run(number)
     except SaidataError as error:
         meter.end()
-        hint = f"{error.hint}; " if error.hint else ""
-        raise type(error)(error.message, f"{hint}nothing is lost: saidata jobs resume {number}") from error
+        error.hint = f"{error.hint}; " * bool(error.hint) + f"nothing is lost: saidata jobs resume {number}"
+        raise
     meter.end()
     job = Jobs(workshop.store).job(number)
     if as_json:
@@ -74,11 +75,6 @@ def run_job(workshop: Workshop, number: int, *, as_json: bool) -> int:
     if job.counts["waiting"]:
         return INTERRUPTED
     return FINDINGS if job.counts["failed"] else 0
-
-
-def settings_with(settings: Settings, base_url: str | None) -> Settings:
-    """A job's settings with another address for the same model."""
-    return settings if base_url is None else msgspec.structs.replace(settings, base_url=base_url)
 
 
 @contextmanager

@@ -15,22 +15,22 @@ from saidata.check import Known
 from saidata.check.check import EvidenceOf, Options, check_path
 from saidata.check.liveness import Addresses
 from saidata.check.sandbox import trials
+from saidata.cli.options import DEEP, PROVIDERS, SNAPSHOT, opened
 from saidata.cli.reporting import codes, each, finish, listed_rules, report_options, wanted
 from saidata.errors import BadText, NotHere
 from saidata.evidence import gather
 from saidata.facts import Evidence, Fact, FactKind
 from saidata.index import Index
-from saidata.index.snapshots import current, named
 
 
 @click.command()
 @report_options
-@click.option("--index", "snapshot", default=None, metavar="NAME", help="A kept snapshot; the one in use without it.")
+@SNAPSHOT
 @click.option(
     "--evidence", "files", multiple=True, type=click.Path(path_type=Path), help="Evidence from a file, instead of an index."
 )
-@click.option("--deep", is_flag=True, help="Open the packages too: licences, conffiles, ports. Downloads them once.")
-@click.option("--provider", "providers", multiple=True, default=("apt",), show_default=True, help="Ask this provider for facts.")
+@click.option("--deep", is_flag=True, help=DEEP)
+@PROVIDERS
 @click.option("--urls", is_flag=True, help="Open the addresses, with manners; answers are kept for a week.")
 @click.option("--hashes", is_flag=True, help="Download what has a checksum and compare.")
 @click.option("--dry-run", "dry_run", is_flag=True, help="Let package managers plan the installation, in a sandbox.")
@@ -42,9 +42,7 @@ def command(paths: tuple[Path, ...], form: str, as_json: bool, output: Path | No
     if list_rules:
         click.echo(listed_rules(as_json), nl=False)
         return 0
-    found, left = wanted(paths)
-    if left:
-        click.echo(f"{left} YAML files that are no saidata were left out", err=True)
+    found = wanted(paths)
     with _knowledge(options) as (evidence_of, known, system), _addresses(options) as addresses:
         settings = Options(
             strict=options["strict"],
@@ -73,7 +71,7 @@ def _knowledge(options: dict[str, Any]) -> Iterator[tuple[EvidenceOf, Known | No
 
         yield of, None, ""
         return
-    with named(options["snapshot"]) if options["snapshot"] else current() as index:
+    with opened(options["snapshot"]) as index:
         labels = [source.label for source in index.sources.values() if source.provider == "apt"]
 
         def gathered(name: str) -> Evidence:
@@ -84,7 +82,7 @@ def _knowledge(options: dict[str, Any]) -> Iterator[tuple[EvidenceOf, Known | No
 
 @contextlib.contextmanager
 def _addresses(options: dict[str, Any]) -> Iterator[Addresses]:
-    kept = places.home() / "addresses.json" if options["urls"] else None
+    kept = places.addresses_file() if options["urls"] else None
     with contextlib.closing(Addresses(kept)) as addresses:
         yield addresses
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import click
 
+from saidata.batch import files
 from saidata.format.document import Text
 from saidata.format.upgrade import upgraded
 
@@ -27,8 +26,4 @@ def command(path: Path, name: str, in_place: bool) -> None:
     if not in_place:
         click.echo(text.dump(), nl=False)
         return
-    handle, made = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        file.write(text.dump())
-    os.chmod(made, path.stat().st_mode)
-    os.replace(made, path)
+    files.write(path, text.dump())

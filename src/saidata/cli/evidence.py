@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import msgspec
 
-from saidata.errors import FINDINGS
+from saidata.cli.options import DEEP, JSON, PROVIDERS, SNAPSHOT, opened
+from saidata.errors import FINDINGS, BadName
 from saidata.evidence import gather
 from saidata.facts import Evidence
-from saidata.index import snapshots
 
+# A package's name in any provider (@scope/name too), or a software's as people write it.
+_NAME = re.compile(r"(?!.*\.\.)@?[^\W_][\w@ .+/-]{0,199}")
 PER_KIND = 12
 LONGEST_VALUE = 100
 
 
 @click.command("evidence")
 @click.argument("name")
-@click.option("--provider", "providers", multiple=True, default=("apt",), show_default=True, help="Whom to ask; may be repeated.")
-@click.option("--deep", is_flag=True, help="Open the packages too: licence, users, directories, ports. Downloads each once.")
+@PROVIDERS
+@click.option("--deep", is_flag=True, help=DEEP)
 @click.option("--all", "every", is_flag=True, help=f"Print every fact, not {PER_KIND} of a kind.")
-@click.option("--index", "snapshot", metavar="NAME", default=None, help="A kept snapshot; the one in use without it.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@SNAPSHOT
+@JSON
 def command(name: str, providers: tuple[str, ...], deep: bool, every: bool, snapshot: str | None, as_json: bool) -> int:
     """Show what is known about a software: each fact with its package and where it was read. Exit 3 where nothing is."""
-    with snapshots.named(snapshot) if snapshot else snapshots.current() as index:
+    if not _NAME.fullmatch(name):
+        shown = ascii(name[:40]) + "..." * (len(name) > 40)
+        raise BadName(f"{shown} is no name of a software", "give one such as nginx; `saidata search` takes a description")
+    with opened(snapshot) as index:
         evidence = gather(name, index, providers=providers, deep=deep)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(evidence), indent=1).decode())

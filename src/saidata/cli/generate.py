@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import msgspec
 from saidata.batch import files
 from saidata.batch.answers import StoredAnswers
 from saidata.batch.archive import EDITED, Archive, content_of
+from saidata.cli.options import JSON
 from saidata.cli.workshop import Workshop, model_options, settings_of
-from saidata.errors import Misuse
+from saidata.errors import Misuse, SaidataError
+from saidata.facts import Evidence
 from saidata.facts import Path as Place
 from saidata.format.document import Text
 from saidata.format.layout import place, safe_name
-from saidata.generate.live import Live, stopped_in, unmarked
+from saidata.generate.live import Live, stopped_in
 from saidata.generate.made import Made
-from saidata.generate.plan import key_of
+from saidata.generate.make import Maker
+from saidata.generate.skeleton import key_of
 
 INTERRUPTED = 130
 SHOWN = 8  # values to review
@@ -45,7 +49,7 @@ SHOWN = 8  # values to review
 @click.option("--fresh", is_flag=True, help="Ask the model even where the same was asked before.")
 @click.option("--force", is_flag=True, help="Replace a file that was edited by hand.")
 @click.option("--quiet", is_flag=True, help="Say nothing but the file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the file with verdicts, features and figures as JSON.")
+@JSON
 def command(
     name: str | None, api_key: str | None, out: Path | None, continued: Path | None, as_json: bool, **options: Any
 ) -> int:
@@ -64,16 +68,17 @@ def command(
             if given is not None:
                 raise Misuse("a file is gone on with by one model", hint="leave --with out")
             return _end(workshop, workshop.makers(answers).make(evidence), options, out, as_json, ended=True)
-        maker = workshop.maker(answers)
+        maker, live = workshop.maker(answers), None
         if not options["fresh"] and (known := _known(maker, evidence, given, stopped)) is not None:
             made, ended = known, True
         else:
             live = Live(maker, evidence, given=given, stopped=stopped)
             ended = _followed(live, workshop, quiet=quiet, stream=options["stream"])
             made = live.made()
-            if ended and live.kept is not None:
-                answers.put(*live.kept)
-        return _end(workshop, made, options, out, as_json, ended=ended)
+        code = _end(workshop, made, options, out, as_json, ended=ended)
+        if live is not None and ended and live.kept is not None:
+            answers.put(*live.kept)
+        return code
 
 
 def _end(workshop: Workshop, made: Made, options: dict[str, Any], out: Path | None, as_json: bool, *, ended: bool) -> int:
@@ -87,6 +92,11 @@ def _end(workshop: Workshop, made: Made, options: dict[str, Any], out: Path | No
         click.echo(made.yaml, nl=False)
     if not options["quiet"] and not as_json:
         _summary(made)
+    if ended and not made.complete:
+        raise SaidataError(
+            f"the model gave no whole answer: {', '.join(made.missing)} is missing",
+            "ask again, with --fresh or another model; the rest of the file holds",
+        )
     return 0 if ended else INTERRUPTED
 
 
@@ -98,22 +108,19 @@ def told(made: Made) -> dict[str, Any]:
     }
 
 
-def _known(maker: Any, evidence: Any, given: Any, stopped: Place) -> Made | None:
+def _known(maker: Maker, evidence: Evidence, given: Mapping[str, Any] | None, stopped: Place) -> Made | None:
     """The file from answers that are kept, where nothing has to be asked."""
     job = maker.begin(0, evidence, given, stopped)
     if job.asked.questions and maker.cached(job) is None:
         return None
-    made: Made = maker.make(evidence, given=given, stopped=stopped)
-    return made
+    return maker.make(evidence, given=given, stopped=stopped)
 
 
 def _given(path: Path) -> tuple[dict[str, Any], Place]:
     """What an unfinished file says, and where it was stopped."""
     text = Text.read(path)
-    source = path.read_text(encoding="utf-8")
-    _, stopped = stopped_in(source)
-    Text.parse(unmarked(source), str(path))
-    if not isinstance(text.value, dict) or "metadata" not in text.value:
+    _, stopped = stopped_in(text.dump())
+    if not isinstance(text.value.get("metadata"), dict):
         raise Misuse(f"{path} is no saidata file", hint="give one that `saidata generate` wrote")
     return text.value, stopped
 
@@ -124,7 +131,7 @@ def _name(name: str | None, given: dict[str, Any] | None) -> str:
         raise Misuse("no software is named", hint="give a name, such as nginx, or --continue with a file")
     if name is not None and stated and name != stated:
         raise Misuse(f"the file is of {stated}, not of {name[:80]}", hint="leave the name out")
-    return safe_name(str(name or stated))
+    return safe_name(str(stated if name is None else name))
 
 
 def _followed(live: Live, workshop: Workshop, *, quiet: bool, stream: bool) -> bool:

@@ -12,12 +12,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from saidata.cli.options import JSON, opened
 from saidata.cli.search import command as search_command
 from saidata.errors import FINDINGS, Misuse
 from saidata.index import Index, snapshots
 
-OLD_DAYS = 30
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 MOST_SHOWN = 20
 
 
@@ -63,7 +62,7 @@ def list_(as_json: bool) -> None:
 @JSON
 def show(name: str | None, check: bool, as_json: bool) -> None:
     """Show a snapshot: where it comes from, how old it is and what it holds."""
-    with snapshots.named(name) if name else snapshots.current() as index:
+    with opened(name) as index:
         if check:
             index.check()
         document = _about(index)
@@ -76,8 +75,6 @@ def show(name: str | None, check: bool, as_json: bool) -> None:
         width = max(len(source.label) for source in index.sources.values())
         for source in index.sources.values():
             click.echo(f"  {source.label:<{width}}  {source.date or 'undated':<10}  {source.entries:>9,} entries")
-        if index.age_days > OLD_DAYS:
-            click.echo(f"its newest list is {index.age_days} days old: run `saidata index update`")
 
 
 @command.command("use")
@@ -94,7 +91,7 @@ def use(name: str) -> None:
 @JSON
 def diff(old: str, new: str | None, as_json: bool) -> int:
     """Compare two snapshots (NEW is the one in use where not given): packages that came, went or changed. Exit 3 if any."""
-    with snapshots.named(old) as before, snapshots.named(new) if new else snapshots.current() as after:
+    with snapshots.named(old) as before, snapshots.named(new) as after:
         change = snapshots.compare(before, after)
         title = f"{before.version} -> {after.version}"
     if as_json:
@@ -143,7 +140,8 @@ command.add_command(search_command, "search")
 def _refresh(force: bool, fetch: bool, as_json: bool) -> None:
     start = time.monotonic()
     console = Console(file=sys.stderr)
-    with Progress(TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True) as bar:
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("apt lists", total=1.0)
         name, new = snapshots.refresh(
             fetch=fetch, force=force, progress=lambda stage, part: bar.update(task, description=stage, completed=part)

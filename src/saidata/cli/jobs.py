@@ -9,12 +9,15 @@ import msgspec
 
 from saidata.batch.jobs import JobRecord, Jobs, State
 from saidata.batch.store import Store
-from saidata.cli.batch import run_job, settings_with
-from saidata.cli.workshop import Workshop, store_file
+from saidata.cli.batch import run_job
+from saidata.cli.options import JSON
+from saidata.cli.workshop import Workshop
+from saidata.places import work_file
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 KEY = click.option("--api-key", default=None, help="Key for the server, which is not kept with the job.")
 ADDRESS = click.option("--base-url", default=None, help="Another address for the same model.")
+
+LONGEST_SHOWN = 128  # the longest name that can be a file's
 
 
 @click.group("jobs")
@@ -26,7 +29,7 @@ def command() -> None:
 @JSON
 def list_jobs(as_json: bool) -> None:
     """Every job, the newest first."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         jobs = Jobs(store).all()
     if as_json:
         click.echo(msgspec.json.encode([_told(job) for job in jobs]))
@@ -47,7 +50,7 @@ def list_jobs(as_json: bool) -> None:
 @JSON
 def show(number: int, state: State | None, as_json: bool) -> None:
     """One job and its items, with the reason of each failure."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         jobs = Jobs(store)
         job, items = jobs.job(number), jobs.items(number, state)
     if as_json:
@@ -55,7 +58,7 @@ def show(number: int, state: State | None, as_json: bool) -> None:
         return
     click.echo(f"job {job.id} of {job.made_at}: {job.state}, model {job.settings.model}, {job.list_name} -> {job.folder}")
     for item in items:
-        click.echo(f"{item.state:<8} {item.name}{f': {item.reason}' if item.reason else ''}")
+        click.echo(f"{item.state:<8} {_short(item.name)}{f': {item.reason}' if item.reason else ''}")
 
 
 @command.command("resume")
@@ -82,21 +85,28 @@ def retry(number: int, base_url: str | None, api_key: str | None, as_json: bool)
 @click.argument("number", type=int)
 def cancel(number: int) -> None:
     """Begin no further file of a job, also where another process runs it; `resume` takes it up again."""
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         Jobs(store).cancel(number)
     click.echo(f"job {number} is cancelled; saidata jobs resume {number} takes it up again")
 
 
 def _run(number: int, base_url: str | None, api_key: str | None, as_json: bool, *, again: bool) -> int:
-    with Store(store_file()) as store:
+    with Store(work_file()) as store:
         jobs = Jobs(store)
         if again:
             jobs.retry(number)
         else:
             jobs.revive(number)
-        settings = settings_with(jobs.job(number).settings, base_url)
+        settings = jobs.job(number).settings
+    if base_url is not None:
+        settings = msgspec.structs.replace(settings, base_url=base_url)
     with Workshop(settings, key=api_key, quiet=as_json) as workshop:
         return run_job(workshop, number, as_json=as_json)
+
+
+def _short(name: str) -> str:
+    """A name of a list as a terminal takes it: a list may hold anything."""
+    return name if len(name) <= LONGEST_SHOWN and name.isprintable() else ascii(name[:LONGEST_SHOWN]) + "..."
 
 
 def _told(job: JobRecord) -> dict[str, Any]:

@@ -23,8 +23,5 @@ def command(paths: tuple[Path, ...], form: str, as_json: bool, output: Path | No
         click.echo(listed_rules(as_json), nl=False)
         return 0
     settings = Options(strict=options["strict"], select=codes(options["select"]), ignore=codes(options["ignore"]))
-    files, left = wanted(paths)
-    if left:
-        click.echo(f"{left} YAML files that are no saidata were left out", err=True)
-    reports = [check_path(path, None, settings) for path in each(files, "lint", quiet=output is not None)]
+    reports = [check_path(path, None, settings) for path in each(wanted(paths), "lint", quiet=output is not None)]
     return finish(reports, "json" if as_json else form, output, options["fail_on"])

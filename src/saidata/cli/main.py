@@ -18,12 +18,23 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from saidata import __version__
-from saidata.errors import BadText, SaidataError
+from saidata.errors import BadText, Refused, SaidataError
 
 INTERRUPTED = 130
 
-# What an operating system says that is the user's to mend: a disk, a permission or a limit, wherever it was met.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE}
+# What an operating system says that is the user's to mend: a disk, a permission, a path or a limit, wherever it was met.
+_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+_MACHINE |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 COMMANDS = {
     "generate": "Write the saidata file of one software, from evidence.",
@@ -111,8 +122,9 @@ def _say_fault(error: Exception) -> int:
         _say(error.sentence())
         return int(getattr(error, "exit_code", 1))
     if isinstance(error, OSError) and error.errno in _MACHINE:
-        _say(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
-        return 2
+        refused = Refused(error)
+        _say(refused.sentence())
+        return refused.exit_code
     missing = getattr(error, "name", None)
     if isinstance(error, ModuleNotFoundError) and missing and missing.split(".")[0] not in ("saidata", "redline"):
         _say(f"the package {missing} is missing: pip install 'redline[saidata]'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from saidata.batch import files
 from saidata.check.check import Report
 from saidata.check.outputs import FORMATS
 from saidata.check.rule import RULES, SEVERITIES
@@ -51,8 +53,6 @@ def report_options(command: Command) -> Command:
 def listed_rules(as_json: bool) -> str:
     """The rules, one a line or as JSON."""
     if as_json:
-        import json
-
         rows = [
             {"code": code, "severity": RULES[code].severity, "name": RULES[code].name, "title": RULES[code].title}
             for code in sorted(RULES)
@@ -66,11 +66,8 @@ def codes(text: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[\s,]+", text.upper()) if part)
 
 
-def wanted(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """The files to check, and how many YAML files below the folders are none of saidata and are left out.
-
-    A file that is named is checked whatever it holds.
-    """
+def wanted(paths: Sequence[Path]) -> list[Path]:
+    """The files to check. A file that is named is checked whatever it holds; what else is YAML in a folder is left out, and said."""
     if not paths:
         raise Misuse("No file is named.", "name files or folders: saidata lint software/")
     found: list[Path] = []
@@ -83,7 +80,9 @@ def wanted(paths: Sequence[Path]) -> tuple[list[Path], int]:
                 left += 1
             elif file not in found:
                 found.append(file)
-    return found, left
+    if left:
+        click.echo(f"{left} YAML files that are no saidata were left out", err=True)
+    return found
 
 
 def finish(reports: Sequence[Report], form: str, output: Path | None, fail_on: str) -> int:
@@ -92,11 +91,18 @@ def finish(reports: Sequence[Report], form: str, output: Path | None, fail_on: s
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        _to_file(output, text)
         click.echo(FORMATS["text"](reports).splitlines()[-1], err=True)
     bad = () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     return FINDINGS if any(finding.severity in bad for report in reports for finding in report.findings) else 0
+
+
+def _to_file(output: Path, text: str) -> None:
+    """Whole or not at all; but what is no file, such as /dev/stderr, is written to and not replaced."""
+    if output.exists() and not output.is_file():
+        output.write_text(text, encoding="utf-8")
+    else:
+        files.write(output, text)
 
 
 def _is_saidata(path: Path) -> bool:

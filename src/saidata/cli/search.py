@@ -6,8 +6,8 @@ import json
 
 import click
 
+from saidata.cli.options import JSON, SNAPSHOT, opened
 from saidata.errors import FINDINGS
-from saidata.index import snapshots
 from saidata.retrieve import search
 
 
@@ -15,12 +15,12 @@ from saidata.retrieve import search
 @click.argument("query", nargs=-1, required=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many at most.")
 @click.option("--explain", is_flag=True, help="Say of each why it is found and how it is ranked.")
-@click.option("--index", "snapshot", metavar="NAME", default=None, help="A kept snapshot; the one in use without it.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@SNAPSHOT
+@JSON
 def command(query: tuple[str, ...], limit: int, explain: bool, snapshot: str | None, as_json: bool) -> int:
     """Find the packages that a name or a description means, best first. Exit 3 where there are none."""
     text = " ".join(query)
-    with snapshots.named(snapshot) if snapshot else snapshots.current() as index:
+    with opened(snapshot) as index:
         found = search(text, index, limit)
         packages = {package.name: package for package in index.packages(candidate.package for candidate in found)}
     if as_json:

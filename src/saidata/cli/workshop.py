@@ -6,7 +6,6 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self, cast
 
 import click
@@ -15,6 +14,7 @@ import msgspec
 from saidata.batch.answers import StoredAnswers
 from saidata.batch.jobs import Settings
 from saidata.batch.store import Store
+from saidata.cli.options import DEEP, PROVIDERS, opened
 from saidata.errors import Misuse, NotHere
 from saidata.evaluate.calibrate import load as load_calibration
 from saidata.evidence import gather
@@ -22,31 +22,24 @@ from saidata.facts import Evidence
 from saidata.generate.crew import MODES, SURE, Crew, Mode, rule_of
 from saidata.generate.make import Maker, Options
 from saidata.index import Index
-from saidata.index.snapshots import current
 from saidata.models import Model, open_model
-from saidata.places import home
+from saidata.places import work_file
 
 MODEL = "qwen2.5-coder-0.5b"
 
 Command = Callable[..., Any]
 
 
-def store_file() -> Path:
-    """Where jobs, answers and the archive lie."""
-    return home() / "work.db"
-
-
-_OPTIONS = (
+_MODEL = (
     click.option(
         "--model", default=MODEL, show_default=True, help="The model, as `redline` or the server at --base-url calls it."
     ),
     click.option("--base-url", default=None, help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."),
     click.option("--api-key", default=None, help="Key for that server."),
     click.option("--engine", "engine", multiple=True, metavar="NAME=VALUE", help="An option of redline, such as device=cuda:0."),
-    click.option(
-        "--provider", "providers", multiple=True, default=("apt",), show_default=True, help="Ask this provider for facts."
-    ),
-    click.option("--deep/--no-deep", default=True, show_default=True, help="Open the packages: licence, ports, users, folders."),
+)
+_EVIDENCE = (PROVIDERS, click.option("--deep/--no-deep", default=True, show_default=True, help=DEEP))
+_WRITING = (
     click.option(
         "--form",
         type=click.Choice(["json", "yaml"]),
@@ -58,9 +51,13 @@ _OPTIONS = (
     click.option(
         "--repairs", type=click.IntRange(0, 5), default=1, show_default=True, help="How often a file may be asked again."
     ),
-    click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option(
+        "--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="0: always the likeliest words."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn with a temperature."),
     click.option("--notes", is_flag=True, help="Say behind each value that could not be checked why not, as a comment."),
+)
+_SEVERAL = (
     click.option("--with", "others", multiple=True, metavar="MODEL", help="Another model, to route to, agree with or turn to."),
     click.option(
         "--mode",
@@ -87,8 +84,8 @@ _OPTIONS = (
 
 
 def model_options(command: Command) -> Command:
-    """The options that say who answers, and how."""
-    for option in reversed(_OPTIONS):
+    """The options that say who answers, from what, how, and what several models do."""
+    for option in reversed((*_MODEL, *_EVIDENCE, *_WRITING, *_SEVERAL)):
         command = option(command)
     return command
 
@@ -132,12 +129,12 @@ class Workshop:
     @functools.cached_property
     def index(self) -> Index:
         """The index in use. Raises BadIndex where there is none."""
-        return current()
+        return opened()
 
     @functools.cached_property
     def store(self) -> Store:
         """Jobs, answers, archive."""
-        return Store(store_file())
+        return Store(work_file())
 
     @functools.cached_property
     def models(self) -> list[Model]:

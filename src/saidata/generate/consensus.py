@@ -16,8 +16,7 @@ import msgspec
 from saidata.facts import Path
 from saidata.format.emit import emit
 from saidata.generate.made import Feature, Made
-from saidata.generate.plan import key_of
-from saidata.generate.skeleton import drop, get, put
+from saidata.generate.skeleton import drop, get, key_of, put
 
 _WORD = re.compile(r"[a-z0-9]+")
 

@@ -16,7 +16,7 @@ from saidata.facts import Evidence, Path
 from saidata.generate.forms import form_of
 from saidata.generate.made import Fault, Made
 from saidata.generate.make import Job, Maker
-from saidata.generate.plan import key_of
+from saidata.generate.skeleton import key_of
 from saidata.models import Answer
 
 HEAD = "# saidata: not finished"
@@ -40,14 +40,14 @@ class Live:
         self._job: Job = maker.begin(0, evidence, given, stopped)
         self._form = form_of(maker.options.form, self._job.asked)
         self._text = self._key = ""
-        self._stop = False
+        self._stop = self._keep = False
         self._answer: Answer | None = None
         self._made: Made | None = None
 
     @property
     def kept(self) -> tuple[str, str, Answer] | None:
-        """Key, model and answer for a cache, once the answer is whole."""
-        return None if self._answer is None else (self._key, self._maker.model.name, self._answer)
+        """Key, model and answer for a cache, once the answer is there and says all that was asked."""
+        return (self._key, self._maker.model.name, self._answer) if self._keep and self._answer is not None else None
 
     def stop(self) -> None:
         """Write no further."""
@@ -89,6 +89,7 @@ class Live:
         """The file: whole where the iteration came to its end, else what there is of it. After a whole one a repair may follow."""
         if self._made is None:
             whole = self._answer is not None or not self._job.asked.questions
+            self._keep = self._answer is not None and self._maker.whole(self._job, self._answer)
             self._made = self._maker.complete(self._job, self._answer) if whole else self._so_far()
         return self._made
 
@@ -117,8 +118,3 @@ def stopped_in(text: str) -> tuple[bool, Path]:
     if found is None:
         return False, ()
     return True, tuple(found[1].split(".")) if found[1] else ()
-
-
-def unmarked(text: str) -> str:
-    """The file without that line."""
-    return text.split("\n", 1)[1] if _MARK.match(text) and "\n" in text else text

@@ -69,6 +69,9 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     yaml: str
     valid: bool  # by the strict schema
     complete: bool = True  # every question was answered; False where it was stopped
+    missing: tuple[
+        str, ...
+    ] = ()  # what the model was asked for and did not say: its answer ended early, or was none of what was asked
     stopped: Path = ()  # where, if it was stopped in the middle of a text
     verdicts: tuple[Verdict, ...] = ()
     features: tuple[Feature, ...] = ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from saidata.generate.forms import Written, form_of
 from saidata.generate.judge import Judge, Judged, asked_again, judged, without
 from saidata.generate.made import Effort, Feature, Made
 from saidata.generate.plan import DEFAULT_LIMITS, Limits, plan
-from saidata.generate.skeleton import Skeleton, get
+from saidata.generate.skeleton import Skeleton, get, key_of
 from saidata.models import Answer, Ask, Model
 from saidata.models.ask import Form
 
@@ -158,7 +157,7 @@ class Maker:
                 continue
             for number, answer in self.model.answers(itertools.chain([head], first)):
                 job, key = running.pop(number)
-                if self._cache is not None:
+                if self._cache is not None and self.whole(job, answer):
                     self._cache.put(key, self.model.name, answer)
                 while ready:
                     yield from self._take(*ready.popleft(), again, cached=True)
@@ -180,6 +179,11 @@ class Maker:
     def cached(self, job: Job) -> Answer | None:
         """The answer to what the job asks, where it was given before."""
         return None if self._cache is None else self._cache.get(self.ask(job).key(), self.model.name)
+
+    def whole(self, job: Job, answer: Answer) -> bool:
+        """Whether an answer says all that was asked. One that does not is a server's fault, and is not kept for the next run."""
+        read = self._form(job).read(answer.text)
+        return read is not None and all(question.key in read for question in job.asked.questions)
 
     def complete(self, job: Job, answer: Answer | None) -> Made:
         """The file of a job that was answered elsewhere (`ask`), repaired where it must be."""
@@ -240,13 +244,14 @@ class Maker:
             described = tuple(msgspec.structs.replace(each, confidence=self._calibrate(each)) for each in described)
         data = self._with_origin(found.data, job) if self.options.origin else found.data
         notes = {v.path: f"not checked: {v.reason}" for v in found.verdicts if v.status == "not_checkable"}
-        open_now = tuple(q for q in job.skeleton.questions if get(data, q.path) is None and q.key not in job.answers)
+        open_now = () if job.complete else _open(job, data)
         return Made(
             name=job.evidence.name,
             data=data,
             yaml=emit(data, notes if self.options.notes else None),
             valid=not found.faults,
-            complete=job.complete or not open_now,
+            complete=not open_now,
+            missing=open_now,
             stopped=job.stopped,
             verdicts=found.verdicts,
             features=described,
@@ -261,16 +266,25 @@ class Maker:
         )
 
     def _with_origin(self, data: dict[str, Any], job: Job) -> dict[str, Any]:
-        now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC).replace(microsecond=0)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         origin = {"model": self.model.name, "generation_date": now.isoformat().replace("+00:00", "Z")}
         seconds = {} if job.effort.from_cache else {"generation_time": round(job.effort.seconds, 2)}
         return {**data, "saidata": {**origin, **seconds}}
 
 
+def _open(job: Job, data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The places that the model was asked for and said nothing of."""
+    return tuple(
+        key_of(question.path)
+        for question in job.skeleton.questions
+        if question.key not in job.answers and get(data, question.path) is None
+    )
+
+
 def _declined(job: Job) -> dict[str, str]:
     """The questions that the model answered with null."""
     return {
-        ".".join(str(step) for step in question.path): "the model chose none of the candidates"
+        key_of(question.path): "the model chose none of the candidates"
         for question in job.skeleton.questions
         if question.key in job.answers and job.answers[question.key] is None
     }

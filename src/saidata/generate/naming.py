@@ -1,4 +1,4 @@
-"""Logical names, versions and kinds of place, from package names and paths. Pure functions, no evidence."""
+"""Logical names and kinds of place, from package names and paths. Pure functions, no evidence."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ from pathlib import PurePosixPath
 
 _UNSAFE = re.compile(r"[^a-z0-9]+")
 _EXTENSIONS = (".conf", ".cfg", ".ini", ".yaml", ".yml", ".json", ".toml", ".xml", ".rc")
-_EPOCH = re.compile(r"^\d+:")
-_REPACKED = re.compile(r"[+~](dfsg|ds|repack|debian|really)[.\d]*$", re.IGNORECASE)
 
 
 def slug(text: str) -> str:
     """Lower case letters, digits and dashes: `NGINX Core` is nginx-core."""
     return _UNSAFE.sub("-", text.lower()).strip("-") or "main"
-
-
-def upstream(version: str) -> str:
-    """The makers' version in a Debian one: 1:7.0.15-1~deb12u1 is 7.0.15."""
-    bare = _EPOCH.sub("", version)
-    bare = bare.rpartition("-")[0] or bare
-    return _REPACKED.sub("", bare)
 
 
 def logical(path: str, name: str) -> str:

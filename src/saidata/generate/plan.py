@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
+from saidata.check.versions import upstream
 from saidata.errors import Misuse
 from saidata.facts import Evidence, Fact, Path
-from saidata.generate.naming import apart, logical, purpose, slug, upstream
+from saidata.generate.naming import apart, logical, purpose
 from saidata.generate.questions import categories, choice, prose_questions
 from saidata.generate.skeleton import Question, Skeleton, get
 
@@ -34,6 +35,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS = Limits()
+
+# Characters of a text that is gone on with: altogether, and of what is added at least.
+LONGEST_TEXT = 240
+SHORTEST_REST = 40
 
 # `detail` of a url fact, to the key of metadata.urls.
 _URLS = {
@@ -103,7 +108,7 @@ def _metadata(evidence: Evidence, metadata: dict[str, Any], questions: list[Ques
     if len(left := categories(evidence)) == 1:
         metadata["category"] = left[0]
     for fact in _of_package(evidence.of("version"), main)[:1]:
-        metadata["version"] = upstream(fact.value) if fact.provider in ("apt",) else fact.value
+        metadata["version"] = upstream(fact.value) if fact.provider == "apt" else fact.value
     licences = evidence.values("licence")
     if licences:
         metadata["license"] = licences[0]
@@ -283,7 +288,7 @@ def _with_given(skeleton: Skeleton, given: Mapping[str, Any], stopped: Path) -> 
 
 def continued(question: Question, text: str) -> Question:
     """The question with an answer that begins with `text`."""
-    rest = max(40, question.schema.get("maxLength", 240) - len(text))
+    rest = max(SHORTEST_REST, LONGEST_TEXT - len(text))
     pattern = f'^{_escaped(text)}[^\\n"\\\\]{{0,{rest}}}$'
     return msgspec.structs.replace(question, schema={"type": "string", "pattern": pattern})
 
@@ -298,14 +303,3 @@ def _leaves(data: Any, path: Path = ()) -> list[Path]:
     if isinstance(data, Sequence) and not isinstance(data, str):
         return [leaf for place, value in enumerate(data) for leaf in _leaves(value, (*path, place))]
     return [path]
-
-
-def key_of(path: Path) -> str:
-    """A path as people write it: services[0].name."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
-
-
-__all__ = ["DEFAULT_LIMITS", "Limits", "continued", "key_of", "main_package", "plan", "slug"]

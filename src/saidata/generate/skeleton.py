@@ -77,6 +77,14 @@ def get(data: Any, path: Path) -> Any:
     return data
 
 
+def key_of(path: Path) -> str:
+    """A path as people write it: services[0].name."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
 def drop(data: Any, path: Path) -> None:
     """Take away what stands at `path`, and its holder where that is then empty."""
     holder = get(data, path[:-1])

@@ -18,10 +18,11 @@ from typing import IO
 import msgspec
 
 from saidata import places
-from saidata.errors import Misuse, SaidataError
+from saidata.errors import Misuse, Refused, SaidataError, Unreachable
 
 PACKED = (".gz", ".xz", ".bz2", ".lz4", ".zst", ".lzma")
 HELPER = "/usr/lib/apt/apt-helper"
+DOWNLOAD_TIMEOUT_S = 600
 KINDS = {"Packages": "Packages", "Translations": "Translation", "Contents-deb": "Contents"}  # apt's name: ours
 
 # `clear` first: an image that sets Languages to "none" would otherwise keep it, and a hook of the machine is not ours to run.
@@ -68,14 +69,17 @@ def available() -> str:
 
 
 def update(folder: Path | None = None) -> None:
-    """Bring the lists of every configured archive up to date in `folder`."""
+    """Bring the lists of every configured archive up to date in `folder`. Raises Unreachable where one could not be fetched."""
     command = ["apt-get", "update", "-q", *_configured(folder, write=True)]
     done = subprocess.run(command, capture_output=True, text=True, env=places.for_child(LC_ALL="C.UTF-8"))
-    failed = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W:"))]
-    if done.returncode:
-        said = failed[0] if failed else f"exit code {done.returncode}"
-        raise SaidataError(
-            f"apt could not fetch its lists: {said}", hint="check the network, or import an index from another machine"
+    said = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W:"))]
+    failed = [line for line in said if "Failed to fetch" in line]  # for which apt itself ends with 0, and takes what it had
+    if done.returncode or failed:
+        why = (failed or said or [f"exit code {done.returncode}"])[0]
+        raise Unreachable(
+            f"apt could not fetch its lists: {why}",
+            "check the network; `saidata index build --no-fetch` takes the lists that are here, "
+            "`saidata index import FILE` an index from another machine",
         )
 
 
@@ -116,7 +120,12 @@ def opened(target: Target) -> Iterator[IO[bytes]]:
 def download(address: str, sha256: str, to: Path) -> str:
     """Fetch one package file through apt's transports; "" or why it failed. apt checks the hash."""
     command = [HELPER, *_configured(None), "download-file", address, str(to), *([f"SHA256:{sha256}"] if sha256 else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=places.for_child(LC_ALL="C.UTF-8"), timeout=600)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=places.for_child(LC_ALL="C.UTF-8"), timeout=DOWNLOAD_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took more than {DOWNLOAD_TIMEOUT_S} s"
     if done.returncode == 0 and to.exists():
         return ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
@@ -127,9 +136,12 @@ def _configured(folder: Path | None, write: bool = False) -> list[str]:
     folder = folder or places.apt_dir()
     file = folder / "apt.conf"
     if write or not file.exists():
-        for part in ("lists/partial", "cache/archives/partial"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        file.write_text(CONFIGURATION.format(folder=folder))
+        try:
+            for part in ("lists/partial", "cache/archives/partial"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(error, f"{folder} cannot be made") from None
+        places.put(file, CONFIGURATION.format(folder=folder).encode(), mode=0o644)
     return ["-c", str(file)]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from debian.debian_support import Version
 
-from saidata.errors import SaidataError
+from saidata.errors import Misuse
 from saidata.index import apt
 from saidata.index.lists import contents, long_description, names, stanzas
 from saidata.index.prior import prior
@@ -56,9 +56,7 @@ def build(targets: Sequence[apt.Target], to: Path, version: str, progress: Progr
         base.execute("ANALYZE")
         base.commit()
     except sqlite3.OperationalError as error:  # a full disk, mostly
-        raise SaidataError(
-            f"the index could not be written to {to.parent}: {error}", "see that the disk has 400 MB free"
-        ) from None
+        raise Misuse(f"the index could not be written to {to.parent}: {error}", "see that the disk has 400 MB free") from None
     finally:
         base.close()
 

@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 
 from saidata import places
-from saidata.errors import BadIndex, Misuse, NotHere
+from saidata.errors import BadIndex, Misuse, NotHere, Refused
 from saidata.index import apt, build
 from saidata.index.store import REBUILD, Index
 
@@ -49,15 +49,19 @@ def current(folder: Path | None = None) -> Index:
     """The index in use; BadIndex says what to do where there is none."""
     folder = folder or places.index_dir()
     try:
-        name = (folder / "current").read_text().strip()
+        name = (folder / "current").read_text(errors="replace").strip()
     except FileNotFoundError:
         raise BadIndex("there is no index yet", REBUILD) from None
+    except OSError as error:
+        raise Refused(error, f"{folder / 'current'}, which names the index in use, cannot be read") from None
     return Index(_file(folder, name))
 
 
-def named(name: str, folder: Path | None = None) -> Index:
-    """A kept snapshot."""
+def named(name: str | None, folder: Path | None = None) -> Index:
+    """A kept snapshot; without a name the one in use."""
     folder = folder or places.index_dir()
+    if name is None:
+        return current(folder)
     if name not in names(folder):
         raise NotHere(f"there is no snapshot {name!r:.80}", f"here are: {', '.join(names(folder)) or 'none'}")
     return Index(_file(folder, name))
@@ -113,6 +117,8 @@ def export(to: Path, folder: Path | None = None) -> Manifest:
                 with index.path.open("rb") as file:
                     _add(archive, _DATABASE, file)
             os.replace(part, to)
+        except OSError as error:
+            raise Refused(error, f"{to} could not be written") from None
         finally:
             part.unlink(missing_ok=True)
     return manifest
@@ -129,10 +135,10 @@ def import_file(source: Path, folder: Path | None = None) -> Manifest:
             body = _member(archive, _DATABASE, LARGEST_IMPORT)
             _place(folder, manifest.version, lambda file: _unpack(body, file, manifest))
     except FileNotFoundError:
-        raise NotHere(f"there is no file {source}") from None
+        raise NotHere(f"there is no file {source}", "check the path") from None
     except (tarfile.TarError, EOFError, msgspec.DecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # a full disk says so itself
-            raise
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, and not what the file holds
+            raise Refused(error, f"{source} could not be taken into {folder}") from None
         raise BadIndex(f"{source.name} is no index export, or a cut one: {error}", hint) from None
     return manifest
 
@@ -169,8 +175,11 @@ def _sound(folder: Path, name: str) -> bool:
 
 def _place(folder: Path, name: str, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new file, prove that it opens, then move it into place and swap `current`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, text = tempfile.mkstemp(prefix=".making-", dir=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, text = tempfile.mkstemp(prefix=".making-", dir=folder)
+    except OSError as error:
+        raise Refused(error, f"{folder} cannot be written") from None
     os.close(handle)
     made = Path(text)
     try:
@@ -186,9 +195,7 @@ def _place(folder: Path, name: str, write: Callable[[Path], None]) -> None:
 
 
 def _swap(folder: Path, name: str) -> None:
-    part = folder / f".current-{os.getpid()}"
-    part.write_text(name + "\n")
-    os.replace(part, folder / "current")
+    places.put(folder / "current", f"{name}\n".encode(), mode=0o644)
 
 
 def _add(archive: tarfile.TarFile, name: str, file: IO[bytes]) -> None:

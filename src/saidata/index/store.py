@@ -193,6 +193,8 @@ def _check_header(path: Path) -> None:
             header = file.read(100)
     except FileNotFoundError:
         raise BadIndex(f"there is no index at {path}", REBUILD) from None
+    except OSError as error:
+        raise BadIndex(f"the index {path} cannot be read: {error.strerror}", REBUILD) from None
 
     def number(at: int, size: int = 4) -> int:
         return int.from_bytes(header[at : at + size], "big")

@@ -78,7 +78,7 @@ class Remote:
 
         began = time.monotonic()
         body = self._body(ask) | {"stream": True, "stream_options": {"include_usage": True}}
-        text, finish, usage, scores = "", "", dict[str, Any](), list[Score]()
+        text, finish, usage, scores, heard = "", "", dict[str, Any](), list[Score](), False
         try:
             with self._client.stream("POST", "/chat/completions", json=body) as response:
                 if response.status_code != 200:
@@ -87,7 +87,7 @@ class Remote:
                 for line in response.iter_lines():
                     if not line.startswith("data:") or line[5:].strip() == "[DONE]":
                         continue
-                    event = json.loads(line[5:])
+                    event, heard = json.loads(line[5:]), True
                     if "error" in event:
                         raise SaidataError(f"the server ended the answer: {_message(event)}")
                     usage = event.get("usage") or usage
@@ -100,6 +100,10 @@ class Remote:
                             yield Piece(text=part)
         except (httpx2.HTTPError, json.JSONDecodeError) as error:
             raise self._silent(error) from error
+        except (AttributeError, TypeError) as error:
+            raise self._no_completion() from error
+        if not heard:
+            raise self._no_completion()
         if not finish:
             raise Unreachable(f"the server at {self.base_url} ended its answer early", hint="ask again")
         yield Piece(text="", answer=_answer(text, finish, usage, tuple(scores), time.monotonic() - began))
@@ -163,10 +167,7 @@ class Remote:
             text = choice["message"].get("content") or ""
             return _answer(text, choice.get("finish_reason") or "stop", told.get("usage") or {}, tuple(_scores(choice)), seconds)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise SaidataError(
-                f"the server at {self.base_url} answered with something that is no chat completion",
-                hint="does the address end in /v1?",
-            ) from error
+            raise self._no_completion() from error
 
     def _body(self, ask: Ask) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -197,13 +198,29 @@ class Remote:
         sentence = f"the server at {self.base_url} refused with status {status}: {said}"
         if status in _BUSY:
             return Unreachable(sentence, hint="try again when it is less busy, or ask for fewer at a time")
-        hints = {401: "give its key", 403: "the key may not use this model", 404: f"does it have the model {self.name}?"}
+        hints = {
+            401: "give its key with --api-key",
+            403: "the key may not use this model",
+            404: f"does it have the model {self.name}?",
+        }
         return Misuse(sentence, hint=hints.get(status, ""))
 
     def _silent(self, error: Exception) -> Unreachable:
-        why = str(error) or type(error).__name__
+        import httpx2
+
+        why = (str(error) or type(error).__name__)[:200]
+        if isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError | json.JSONDecodeError):
+            return Unreachable(
+                f"the server at {self.base_url} broke off its answer: {why}", hint="look at its log, and ask again"
+            )
         return Unreachable(
-            f"the server at {self.base_url} does not answer: {why[:200]}", hint="is it running, and is the address right?"
+            f"the server at {self.base_url} does not answer: {why}", hint="is it running, and is the address right?"
+        )
+
+    def _no_completion(self) -> SaidataError:
+        return SaidataError(
+            f"the server at {self.base_url} answered with something that is no chat completion",
+            hint="does the address end in /v1?",
         )
 
 

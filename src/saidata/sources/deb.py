@@ -93,11 +93,7 @@ def kept(package: str, version: str, fetch: Callable[[Path], str]) -> tuple[Insi
             found = inside(deb, package, version)
         except (ValueError, tarfile.TarError, EOFError) as error:
             return None, f"the package file of {package} cannot be read: {error}"
-    file = _file(package, version)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{hashlib.sha256(str(id(found)).encode()).hexdigest()[:8]}")
-    part.write_bytes(msgspec.json.encode(found))
-    part.replace(file)
+    places.put(_file(package, version), msgspec.json.encode(found))
     return found, ""
 
 

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -29,6 +30,12 @@ from saidata.facts import Fact, FactKind
 KEPT_DAYS = 7
 TIMEOUT_S = 60
 LARGEST_ANSWER = 256 << 20  # some providers have one list for all packages
+# What a client says that found no network. Some say "no such package" in the same breath, as pip does.
+NO_NETWORK = re.compile(
+    r"temporary failure|could not resolve|failed to resolve|name or service not known|network is unreachable|no route to host|timed out"
+    r"|connection (refused|reset|broken|error)|failed to establish|ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|certificate",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9@][A-Za-z0-9@._+/-]{0,199}")  # no option, no path out of its place
 
 
@@ -131,9 +138,11 @@ def _by_client(provider: Provider, name: str) -> Answer | str:
         return f"not checked: {provider.command[0]} did not answer in {TIMEOUT_S} s"
     except OSError as error:
         return f"not checked: {provider.command[0]} could not be run ({error.strerror})"
-    both = done.stdout + done.stderr
+    both = (done.stdout + done.stderr).decode(errors="replace")
     source = f"{provider.name} by its client {provider.client or command[0]}"
-    if provider.absent and re.search(provider.absent.encode(), both):
+    if done.returncode and (trouble := NO_NETWORK.search(both)):
+        return f"not checked: {provider.client or command[0]} found no network ({trouble[0]})"
+    if provider.absent and re.search(provider.absent, both):
         return Answer(name, _today(), source, [], absent=True)
     if done.returncode:
         said = next((line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()), "nothing")
@@ -194,14 +203,15 @@ def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def _file(provider: Provider, name: str) -> tuple[str, str]:
-    return provider.name, re.sub(r"[^A-Za-z0-9._+-]", "%", name)[:80] + "-" + hashlib.sha256(name.encode()).hexdigest()[:12]
+def _file(provider: Provider, name: str) -> Path:
+    """Readable, and different for names that differ only in what a file's name cannot hold."""
+    readable, digest = re.sub(r"[^A-Za-z0-9._+-]", "%", name)[:80], hashlib.sha256(name.encode()).hexdigest()[:12]
+    return places.evidence_dir() / provider.name / f"{readable}-{digest}.json"
 
 
 def _kept(provider: Provider, name: str) -> Answer | None:
-    folder, file = _file(provider, name)
     with contextlib.suppress(OSError, msgspec.DecodeError, ValueError):
-        answer = msgspec.json.decode((places.evidence_dir() / folder / f"{file}.json").read_bytes(), type=Answer)
+        answer = msgspec.json.decode(_file(provider, name).read_bytes(), type=Answer)
         age = datetime.datetime.now(datetime.UTC).date() - datetime.date.fromisoformat(answer.date)
         if answer.name == name and age.days < KEPT_DAYS:
             return answer
@@ -209,12 +219,7 @@ def _kept(provider: Provider, name: str) -> Answer | None:
 
 
 def _keep(provider: Provider, answer: Answer) -> None:
-    folder, file = _file(provider, answer.name)
-    place = places.evidence_dir() / folder
-    place.mkdir(parents=True, exist_ok=True)
-    part = place / f".{file}.part"
-    part.write_bytes(msgspec.json.encode(answer))
-    part.replace(place / f"{file}.json")
+    places.put(_file(provider, answer.name), msgspec.json.encode(answer))
 
 
 def lines_of(answer: bytes, separator: str = ":") -> dict[str, str]:

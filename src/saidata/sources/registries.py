@@ -200,6 +200,8 @@ PYPI = Provider(
         "--only-binary",
         ":all:",
         "--quiet",
+        "--retries",
+        "1",
         "--report",
         "-",
         "{name}",
@@ -207,7 +209,7 @@ PYPI = Provider(
     read=read_pip,
     absent=r"No matching distribution found|Could not find a version that satisfies",
 )
-NPM = Provider(name="npm", command=("npm", "view", "{name}", "--json"), read=read_npm, absent=r"E404")
+NPM = Provider(name="npm", command=("npm", "view", "{name}", "--json", "--fetch-retries=1"), read=read_npm, absent=r"E404")
 CONDA = Provider(
     name="conda",
     command=("conda", "search", "--json", "{name}"),

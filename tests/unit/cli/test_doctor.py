@@ -9,12 +9,18 @@ import pytest
 from click.testing import CliRunner
 
 from fake_nvml import GIB, Card, FakeNvml
+from redline import env
 from redline.cli import doctor
 from redline.errors import ConfigError, InternalError
 from redline.hardware import ceilings, detect
 from redline.hardware.ceilings import Probes
 from redline.hardware.machine import Cpu, Machine, MigSlice, TorchBuild
 from redline.hardware.nvml import NoDriver
+from redline.plan.contract import FIRST
+from redline.plan.corrections import Keeper, Subject
+from redline.plan.meter import Meter
+from redline.plan.roofline import StepWork
+from redline.shapes import known
 
 CU130 = TorchBuild("2.11.0+cu130", (13, 0))
 
@@ -70,6 +76,27 @@ def with_driver(monkeypatch, probed, tmp_path):
 
 def run(*arguments):
     return CliRunner().invoke(doctor.command, arguments)
+
+
+def test_what_steps_of_models_took_is_shown_until_the_machine_is_measured_anew(measured):
+    machine, shape = doctor.detect(), known("tiny-llama")
+    assert run().exit_code == 0 and "learned" not in run().stdout
+    identity = ceilings.identify(machine, "cpu")
+    meter = Meter(shape, "float32", 4, 4, ceilings.load(identity), 0)
+    keeper = Keeper(Subject(identity, shape, "float32", "float32", ways=(("num_threads", "1"),)), "random:tiny-llama", meter)
+    work = StepWork.of([(9, 1)], logit_rows=1)
+    for _ in range(10):
+        meter.step(work, 2 * FIRST["decode"].seconds * meter.limit_s(work), 0.0)
+    keeper.close()
+    page = run().stdout
+    assert "learned     cpu: random:tiny-llama in float32, num-threads 1: steps take 2.00 to 2.00 times the forecast" in page
+    assert "corrected by 10 steps measured here on 20" in page
+    kept = json.loads(run("--json").stdout)["corrections"]["cpu"]
+    assert [(each["model"], each["steps"], each["ways"]) for each in kept] == [("random:tiny-llama", 10, {"num_threads": "1"})]
+    (file,) = (env.cache_dir() / "corrections").iterdir()
+    file.write_text("{")
+    broken = run()
+    assert broken.exit_code == 0 and "learned" not in broken.stdout
 
 
 def test_the_first_run_measures_and_the_second_remembers(measured):

@@ -14,10 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from model_files import llama_gguf
-from redline import shapes
+from redline import env, shapes
 from redline.cli import plan
 from redline.cli.main import main
-from redline.plan.roofline import weight_count
+from redline.hardware import Probes, ceilings, detect
+from redline.plan.corrections import Keeper, Subject
+from redline.plan.meter import Meter
+from redline.plan.promise import promiser
+from redline.plan.roofline import StepWork, weight_count
 
 MODEL = "random:llama-3.1-8b"
 HOOK = """
@@ -48,6 +52,67 @@ def test_a_70b_on_two_cards_is_answered_in_half_a_second_with_torch_blocked(goal
     assert done.returncode == (0 if told["feasible"] else 3), done.stderr
     assert told["place"]["count"] == 2 and told["layout"]["tensor_parallel"] == 2
     assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 0.5
+
+
+@pytest.fixture
+def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache in which this machine's processor is measured, and took 1.5 times the forecast for 40 decode steps of a model."""
+    monkeypatch.setenv("REDLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    machine = detect(visible="")
+    identity, shape = ceilings.identify(machine, "cpu"), shapes.known("llama-3.1-8b")
+    known = ceilings.measure(identity, Probes(lambda: [1e10], {"bfloat16": lambda: [1e11], "float32": lambda: [1e11]}))
+    promises = promiser(shape, machine, "cpu", "bfloat16")
+    meter = Meter(shape, "bfloat16", 2, 2, known, 0, "", promises)
+    keeper = Keeper(Subject(identity, shape, "bfloat16", "bfloat16"), MODEL, meter)
+    work = StepWork.of([(575, 1)], logit_rows=1)
+    for _ in range(40):
+        promised = promises(known)(work)
+        assert promised is not None
+        meter.step(work, 1.5 * promised.seconds, 0.0)
+    keeper.close()
+    return next((env.cache_dir() / "corrections").iterdir())
+
+
+HERE = ("random:llama-3.1-8b", "--goal", "users=1, prompt=512, output=128")
+
+
+def test_what_steps_took_here_corrects_the_plan_in_half_a_second_with_torch_blocked(learned: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"PYTHONPATH": str(Path(plan.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", HOOK, "plan", *HERE], capture_output=True, text=True, timeout=60, env=environment
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("corrected")]
+    assert line.startswith("corrected    by 40 steps measured here on 20") and done.stderr == ""
+    assert "decode steps of one token: x1.5, within 5%" in done.stdout and "(of steps unlike those)" in done.stdout
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 0.5
+
+
+def test_the_document_has_the_corrections_and_a_plan_can_be_made_without(learned: Path) -> None:
+    told, plain = (json.loads(run(*HERE, "--json", *more).stdout) for more in ((), ("--no-corrections",)))
+    assert plain["corrections"] is None and told["corrections"]["steps"] == 40 and told["corrections"]["model"] == MODEL
+    assert told["corrections"]["kinds"] == [
+        {"doing": "decode", "tokens_from": 1, "tokens_to": 1, "steps": 40, "factor": 1.5, "bar": 0.05}
+    ]
+    step, before = told["steps"]["decode"]["ms"], plain["steps"]["decode"]["ms"]
+    assert step["value"] == pytest.approx(1.5 * before["value"], rel=0.01)
+    assert step["high"] / step["value"] == pytest.approx(1.05, rel=1e-3) and before["high"] / before["value"] > 1.15
+    assert told["steps"]["prefill"] == plain["steps"]["prefill"], "no such step was seen"
+    assert "corrected" not in run(*HERE, "--no-corrections").stdout
+    assert json.loads(run(MODEL, "--on", "h200", "--json").stdout)["corrections"] is None, "another machine"
+    other = json.loads(run("random:llama-3.2-1b", "--json").stdout)
+    assert other["corrections"] is None, "another model"
+
+
+def test_a_broken_file_of_corrections_costs_one_line(learned: Path, caplog: pytest.LogCaptureFixture) -> None:
+    learned.write_text("{")
+    done = run(*HERE, "--json")
+    assert json.loads(done.stdout)["corrections"] is None
+    assert [record.message for record in caplog.records] == [
+        f"{learned} is ignored, for it holds no corrections: Input data was truncated"
+    ]
 
 
 def test_the_document_says_memory_times_loads_and_doubts() -> None:

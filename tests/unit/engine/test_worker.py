@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from redline.engine.loop import Loop
-from redline.engine.message import Channel, Expect, FromEngine, Output, Stats
+from redline.engine.message import Channel, Expect, FromEngine, Output, Stats, Stop
 from redline.engine.scheduler import Plan
 from redline.engine.step_time import StepTime
 from redline.engine.worker import COMPILE_S, MOST_FAILED_STEPS, Voice, _announce_compilations, _send, _turn
@@ -151,6 +151,24 @@ def test_a_compilation_in_a_step_is_announced_by_tritons_own_hooks_and_not_taken
         knobs.runtime.jit_cache_hook, knobs.runtime.jit_post_compile_hook = before
     assert wire[1].poll(0.1) == [Expect(1.0, "a step"), Expect(COMPILE_S, "compiling a_kernel"), Expect(1.0, "a step")]
     assert times.learned[0] < 0.15
+
+
+def test_an_idle_engine_keeps_what_steps_took(wire: tuple[Channel, Channel]) -> None:
+    kept: list[str] = []
+    loop = SimpleNamespace(
+        has_work=False,
+        started=[],
+        failed_steps=0,
+        stats=Stats(),
+        take=list,
+        check=lambda: None,
+        close=lambda: None,
+    )
+    info, keeper = SimpleNamespace(device="cpu"), SimpleNamespace(idle=lambda: kept.append("idle"))
+    engine = SimpleNamespace(loop=loop, measured=True, info=info, prepare=lambda: False, keeper=keeper)
+    wire[1].send(Stop(drain=True))
+    _turn(Voice(wire[0], cast(StepTime, Predicted(0.0))), cast("Engine", engine))
+    assert kept == ["idle"]
 
 
 def test_an_engine_whose_steps_all_fail_ends(wire: tuple[Channel, Channel]) -> None:

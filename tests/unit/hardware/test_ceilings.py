@@ -104,12 +104,12 @@ def test_table_figures_say_that_they_are_a_table() -> None:
 
 
 def test_a_reckoned_rate_calls_no_measurement_impossible(tmp_path: Path) -> None:
-    """GB10's float32 rate is derived; its bandwidth is its data sheet's."""
+    """GB10's 16-bit rate is derived; its bandwidth is its data sheet's."""
     gpu = dataclasses.replace(GPU, name="NVIDIA GB10", capability=(12, 1))
     identity = identify(dataclasses.replace(MACHINE, gpus=(gpu,)), "cuda:0")
     row = chip("NVIDIA GB10")
-    assert row is not None and "float32" in row.derived
-    fast = 1.3 * row.flops["float32"]
-    assert ceilings.measure(identity, probes([2.5e11], float32=[fast]), tmp_path).matmul_flops["float32"] == fast
+    assert row is not None and "bfloat16" in row.derived
+    fast = 1.3 * row.flops["bfloat16"]
+    assert ceilings.measure(identity, probes([2.5e11], bfloat16=[fast]), tmp_path).matmul_flops["bfloat16"] == fast
     with pytest.raises(InternalError, match="data sheet"):
-        ceilings.measure(identity, probes([1.3 * row.read_bytes_per_s], float32=[fast]), tmp_path)
+        ceilings.measure(identity, probes([1.3 * row.read_bytes_per_s], bfloat16=[fast]), tmp_path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from redline.hardware.specs import ALIASES, ARCHITECTURES, CHIPS, INSTRUCTIONS, Chip, architecture, chip, named
+from redline.hardware.specs import ALIASES, ARCHITECTURES, CHIPS, INSTRUCTIONS, Board, Chip, architecture, chip, named
 from redline.ops import TARGETS
 
 
@@ -25,6 +27,7 @@ def test_a_relative_of_a_known_chip_is_unknown(driver_name: str) -> None:
 @pytest.mark.parametrize("row", CHIPS, ids=lambda row: row.name)
 def test_every_chip_takes_its_types_and_can_be_true(row: Chip) -> None:
     assert row.source and row.name and set(row.flops) <= row.native and row.derived <= set(row.flops)
+    assert row.unverified <= {*row.flops, *(field.name for kind in (Chip, Board) for field in dataclasses.fields(kind))}
     assert all(rate > row.read_bytes_per_s for rate in row.flops.values())
     # A narrower type is never slower, which catches a figure with sparsity or of another type; integers stand apart.
     order = [row.flops[kind] for kind in ("float32", "tf32", "float16", "fp8", "nvfp4") if kind in row.flops]

@@ -60,7 +60,13 @@ def test_an_engine_that_has_run_tells_promise_truth_and_lever() -> None:
         meter.step(work, 1.2 * limit, 0.8 * limit)
     plan = plan_of("mine", INFO, stats_of(meter))
     (steps,) = plan.steps
-    assert (plan.model, steps.doing, steps.tokens_from, steps.tokens_to, steps.steps) == ("mine", "decode", 1, 1, 20)
+    assert (plan.model, steps.doing, steps.tokens_from, steps.tokens_to, steps.steps) == (
+        "mine",
+        "decode",
+        1,
+        1,
+        20,
+    ) and steps.steps_before == 0
     assert steps.measured_ms == pytest.approx(2e3 * limit, rel=1e-3) and steps.promised_ms == pytest.approx(
         1.3e3 * limit, rel=1e-3
     )

@@ -132,7 +132,7 @@ def test_text_is_one_line_per_finding() -> None:
     lines = FORMATS["text"]([REPORTS[0], Report(name=str(Path.cwd() / "deep" / "x.yaml"))]).splitlines()
     assert lines[2] == "my files/ng, x/default.yaml:3:5: warning SD702: not encrypted"
     assert "my files/ng, x/default.yaml: not checked: brew: no address for brew is set" in lines
-    assert lines[-1] == "2 files: 2 errors, 1 warnings, 1 infos; 2 values: 1 confirmed, 0 contradicted, 1 not checkable"
+    assert lines[-1] == "2 files: 2 errors, 1 warning, 1 info; 2 values: 1 confirmed, 0 contradicted, 1 not checkable"
 
 
 def test_json_has_everything() -> None:

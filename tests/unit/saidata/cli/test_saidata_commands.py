@@ -51,7 +51,7 @@ def test_a_folder_is_linted_and_what_is_no_saidata_is_left_out(tree: Path, capsy
     assert (
         code == 3 and out.splitlines()[0] == "ba/bad/default.yaml:8:11: error SD001: 99999 is no port; ports go from 1 to 65535."
     )
-    assert out.splitlines()[-1] == "3 files: 1 errors, 0 warnings, 0 infos" and "3 YAML files that are no saidata" in err
+    assert out.splitlines()[-1] == "3 files: 1 error, 0 warnings, 0 infos" and "3 YAML files that are no saidata" in err
     assert run(capsys, "lint", "ng")[0] == 0
     code, out, _ = run(capsys, "lint", "other.yml", "broken.yaml")
     assert code == 3 and "other.yml:1:1: error SD102: the file lacks 'version'." in out and "broken.yaml:2:1: error SD101" in out
@@ -96,7 +96,7 @@ def test_mistakes_of_the_caller_are_sentences(tree: Path, capsys: pytest.Capture
 
 def test_a_report_goes_to_a_file_and_the_sum_to_the_terminal(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "lint", "ba", "--json", "--output", "reports/lint.json")
-    assert code == 3 and out == "" and err == "1 file: 1 errors, 0 warnings, 0 infos\n"
+    assert code == 3 and out == "" and err == "1 file: 1 error, 0 warnings, 0 infos\n"
     (entry,) = json.loads((tree / "reports/lint.json").read_text())["files"]
     assert entry["file"] == "ba/bad/default.yaml" and entry["findings"][0]["rule"] == "port-range"
 
@@ -118,7 +118,7 @@ def test_check_holds_files_against_evidence_from_a_file(tree: Path, capsys: pyte
     (tree / "evidence.json").write_bytes(msgspec.json.encode(evidence("nginx-core")))
     code, out, _ = run(capsys, "check", "ng/nginx/default.yaml", "--evidence", "evidence.json")
     assert code == 3 and "default.yaml:6:19: error SD201: nginx: it is none of the 1 packages" in out
-    assert out.splitlines()[-1].endswith("1 values: 0 confirmed, 1 contradicted, 0 not checkable")
+    assert out.splitlines()[-1].endswith("1 value: 0 confirmed, 1 contradicted, 0 not checkable")
     code, out, _ = run(capsys, "check", "ba/bad/default.yaml", "--evidence", "evidence.json", "--ignore", "SD001")
     assert code == 0 and "not checked: evidence: The evidence files say nothing of bad." in out
 

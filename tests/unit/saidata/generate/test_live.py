@@ -6,7 +6,7 @@ import pytest
 
 from saidata.format.document import Text
 from saidata.format.schema import mistakes
-from saidata.generate.live import Live, stopped_in, unmarked
+from saidata.generate.live import Live, stopped_in
 from saidata.generate.make import Maker, Options
 from saidata.generate.reading import read_part, whole_sentence
 from saidata_making import TEXTS, Scripted, webthing
@@ -74,7 +74,7 @@ def test_what_was_edited_in_between_stands_and_other_options_hold_for_the_rest()
     text = live.made().yaml.replace("Web Thing", "Edited Thing")
     assert "# saidata: not finished" in text
     model = Scripted()
-    going_on = Live(Maker(model, Options(temperature=0.7)), webthing(), given=Text.parse(unmarked(text), "edited").value)
+    going_on = Live(Maker(model, Options(temperature=0.7)), webthing(), given=Text.parse(text, "edited").value)
     list(going_on)
     assert going_on.made().data["metadata"]["display_name"] == "Edited Thing"
     assert going_on.made().data["metadata"]["description"] == TEXTS["description"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from saidata.check import verdicts
+from saidata.check.versions import upstream
 from saidata.errors import Misuse
 from saidata.facts import Evidence
 from saidata.format.schema import mistakes
-from saidata.generate.naming import apart, logical, purpose, upstream
+from saidata.generate.naming import apart, logical, purpose
 from saidata.generate.plan import Limits, main_package, plan
 from saidata.generate.questions import CATEGORIES, SECTIONS
 from saidata.generate.skeleton import drop, get, put
