@@ -1,6 +1,6 @@
 """Write the generated pages: `python tools/docs.py`; `--check` writes nothing and exits 3 where a page is stale.
 
-docs/map.md and docs/saidata/map.md come from the docstrings of packages and files, docs/env.md from env.py, docs/tolerances.md from
+docs/map.md and docs/saidata/map.md come from the docstrings of packages and files, docs/env.md from env.py and saidata's places.py, docs/tolerances.md from
 kernels/tolerance.py, docs/saidata/rules.md from the rules' docstrings: those files are parsed, never imported. docs/claims.md is computed: `redline.plan.claims.page()` runs in a
 process of its own. The pages are the same on every machine. Read `PAGES` first.
 """
@@ -91,9 +91,12 @@ def _is_torch_free(module: Module) -> bool:
 
 
 def environment(top: Path) -> str:
-    """The environment variables, from the `Variable(name, default, help)` entries of env.py."""
-    rows = [["`" + values[0] + "`", values[1] or "", values[2]] for values in _records(top / "src/redline/env.py", "Variable")]
-    return _page("Environment variables", "Read in one place, `src/redline/env.py`.", ["name", "default", "what it does"], rows)
+    """The environment variables, from the `Variable(name, default, help)` entries of env.py and of saidata's places.py."""
+    files = [top / "src/redline/env.py", top / "src/saidata/places.py"]
+    found = [values for file in files if file.exists() for values in _records(file, "Variable")]
+    rows = [["`" + values[0] + "`", values[1] or "", values[2]] for values in found]
+    about = "Read in two places: redline's in `src/redline/env.py`, saidata's in `src/saidata/places.py`."
+    return _page("Environment variables", about, ["name", "default", "what it does"], rows)
 
 
 def tolerances(top: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where saidata keeps its data: `home()` and the folders below it. The only file of saidata that reads the environment.
+"""Where saidata keeps its data: `home()` and the folders below it. The only file of saidata that reads the environment (`ENVIRONMENT`).
 
     index/      snapshots of package indexes, and `current`, the name of the one in use
     apt/        lists of the private apt update
@@ -17,18 +17,34 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from saidata.errors import Refused
 
-HOME_VARIABLE = "SAIDATA_HOME"
+
+class Variable(NamedTuple):
+    """One environment name: its default as a person reads it, and one sentence of help."""
+
+    name: str
+    default: str
+    help: str
+
+
+ENVIRONMENT = (
+    Variable(
+        "SAIDATA_HOME", "", "Folder for saidata's index, evidence, jobs and archive; ~/.local/share/saidata where not given."
+    ),
+    Variable("SAIDATA_API_KEY", "", "Key for the server at --base-url, instead of --api-key."),
+    Variable("XDG_DATA_HOME", "", "Parent of the data folder where SAIDATA_HOME is not given."),
+)
 
 
 def home() -> Path:
     """SAIDATA_HOME, or `saidata` in the user's data folder. It may not exist yet."""
-    own = os.environ.get(HOME_VARIABLE)
+    own = _read("SAIDATA_HOME")
     if own:
         return Path(own).expanduser().absolute()
-    parent = os.environ.get("XDG_DATA_HOME")
+    parent = _read("XDG_DATA_HOME")
     return (Path(parent).expanduser() if parent else Path.home() / ".local" / "share") / "saidata"
 
 
@@ -98,6 +114,17 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def api_key() -> str | None:
+    """The key of the environment for a model's server, or None."""
+    return _read("SAIDATA_API_KEY") or None
+
+
+def _read(name: str) -> str:
+    """The value of a name of ENVIRONMENT; "" where it is not set."""
+    assert any(variable.name == name for variable in ENVIRONMENT), f"{name} is not in ENVIRONMENT"
+    return os.environ.get(name, "")
 
 
 def for_child(**changes: str) -> dict[str, str]:

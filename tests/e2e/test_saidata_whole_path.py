@@ -13,7 +13,7 @@ from saidata.format.document import Text
 from saidata.format.schema import mistakes
 from saidata.models.local import Local
 
-MODEL = ["--no-deep", "--model", "random:tiny-llama", "--engine", "device=cpu"]
+MODEL = ["--no-deep", "--model", "random:tiny-llama", "--engine", "device=cpu", "--engine", "num_threads=1"]
 
 
 @pytest.fixture
@@ -46,10 +46,15 @@ def test_one_file_is_generated_checked_and_changed_by_hand(home: Path, capsys: p
     found = verdicts(checked)
     assert set(found.values()) == {"confirmed"} and found["services.0.service_name"] == "confirmed"
     text = path.read_text()
-    path.write_text(text.replace("/usr/sbin/lantern\n", "/usr/sbin/lanternd\n").replace("package_name: lantern\n", "package_name: lanturn\n"))
-    assert main(["check", str(out)]) == 3
-    said = capsys.readouterr().out
-    assert "SD403: /usr/sbin/lanternd" in said and "SD201: lanturn: tinylinux one has no package of this name" in said
+    for right, wrong, said in (
+        ("path: /usr/sbin/lantern", "path: /usr/sbin/lanternd", "SD403: /usr/sbin/lanternd: its packages ship no such command"),
+        ("package_name: lantern", "package_name: lanturn", "SD201: lanturn: tinylinux one has no package of this name"),
+        ("service_name: lantern", "service_name: latern", "SD401: latern: its packages ship no such unit"),
+    ):
+        assert f"{right}\n" in text
+        path.write_text(text.replace(f"{right}\n", f"{wrong}\n"))
+        assert main(["check", str(out)]) == 3
+        assert said in capsys.readouterr().out
 
 
 def test_a_list_is_done_and_a_second_run_asks_no_model(

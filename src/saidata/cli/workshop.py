@@ -23,7 +23,7 @@ from saidata.generate.crew import MODES, SURE, Crew, Mode, rule_of
 from saidata.generate.make import Maker, Options
 from saidata.index import Index
 from saidata.models import Model, open_model
-from saidata.places import work_file
+from saidata.places import api_key, work_file
 
 MODEL = "qwen2.5-coder-0.5b"
 
@@ -35,7 +35,7 @@ _MODEL = (
         "--model", default=MODEL, show_default=True, help="The model, as `redline` or the server at --base-url calls it."
     ),
     click.option("--base-url", default=None, help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."),
-    click.option("--api-key", default=None, help="Key for that server."),
+    click.option("--api-key", default=None, help="Key for that server; better in the environment, as SAIDATA_API_KEY."),
     click.option("--engine", "engine", multiple=True, metavar="NAME=VALUE", help="An option of redline, such as device=cuda:0."),
 )
 _EVIDENCE = (PROVIDERS, click.option("--deep/--no-deep", default=True, show_default=True, help=DEEP))
@@ -122,7 +122,7 @@ class Workshop:
 
     def __init__(self, settings: Settings, *, key: str | None = None, quiet: bool = False):
         self.settings = settings
-        self._key = key
+        self._key = key or api_key()
         self._quiet = quiet
         self._last_stage = ""
 

@@ -52,6 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[Variant, Part]
     reliability: Reliability | None = None  # of confidences that were fitted without the source packages they are judged on
     by_the_model: Reliability | None = None  # the same, of the values that the model chose
+    foreign_table: bool = False  # they came from a table that another gold set made
     wrong: tuple[str, ...] = ()  # of the variant saidata: "nginx: commands: /usr/bin/x"
     machine: str = ""
 
@@ -77,6 +78,7 @@ def report(
         },
         reliability=reliability(_sureness_of(made, table)),
         by_the_model=reliability(_sureness_of(chosen, table)),
+        foreign_table=table is not None,
         wrong=tuple(wrong[:MOST_WRONG]),
         machine=machine,
     )
@@ -178,7 +180,11 @@ def _sureness(found: Report) -> Iterator[str]:
     if found.reliability is None:
         yield "Too few values have a truth to fit and judge a confidence; none is shown."
         return
-    yield "Each value is judged by a table that was fitted without its source package's half of the gold set."
+    yield (
+        "Each value is judged by a table that was fitted on another gold set."
+        if found.foreign_table
+        else "Each value is judged by a table that was fitted without its source package's half of the gold set."
+    )
     yield from _reliability("All values", found.reliability)
     if found.by_the_model is not None:
         yield from _reliability("What the model chose", found.by_the_model)

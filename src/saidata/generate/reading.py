@@ -54,7 +54,7 @@ def whole_sentence(text: str) -> str:
     kept = kept[:at] if at > LONGEST // 3 else kept.rpartition(" ")[0]
     while (shorter := _FILLER.sub("", kept)) != kept:
         kept = shorter
-    return kept + "."
+    return (kept or text[:-1]) + "."  # one endless word has no whole part
 
 
 def read_part(text: str) -> tuple[dict[str, Any], tuple[str, str] | None]:

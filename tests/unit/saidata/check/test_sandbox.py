@@ -37,6 +37,7 @@ def client(code: int, said: str, ran: list[list[str]]) -> Run:
         ("apt", 100, "E: Could not open lock file /var/lib/dpkg/lock-frontend", False, False),
         ("pypi", 1, "ERROR: No matching distribution found for nginy", True, False),
         ("pypi", 1, "WARNING: Retrying: Connection timed out", False, False),
+        ("pypi", 1, "Failed to resolve one. ERROR: No matching distribution found for nginx", False, False),
         ("npm", 1, "npm ERR! code E404 404 Not Found", True, False),
         ("npm", 1, "npm ERR! code ENOTFOUND", False, False),
         ("dnf", 124, "no answer within 120 s", False, False),

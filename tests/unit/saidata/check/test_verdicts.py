@@ -241,6 +241,31 @@ def test_data_of_any_shape_is_walked(data: Any) -> None:
     assert verdicts(data, EVIDENCE) == []
 
 
+def test_sources_that_disagree_confirm_nothing() -> None:
+    """A registry says another licence than the archive: what is written holds for one of them, and a person should look."""
+    data = {"metadata": {"license": "MIT"}}
+    for other, status in (("GPL-3.0-only", "not_checkable"), ("MIT OR Apache-2.0", "confirmed"), ("LicenseRef-x", "confirmed")):
+        facts = (fact("licence", "MIT"), fact("licence", other, provider="pypi"))
+        (said,) = verdicts(data, Evidence(name="redis", snapshot="s1", facts=facts))
+        assert said.status == status and (status == "confirmed" or "sources disagree" in said.reason and other in said.reason)
+        assert len(said.facts) == (2 if status == "not_checkable" else 1)
+
+
+def test_an_image_is_confirmed_by_its_registry() -> None:
+    facts = (fact("package", "registry.example.org/library/redis", provider="container"),)
+    asked = Evidence(name="redis", snapshot="s1", facts=facts)
+    not_asked = Evidence(name="redis", snapshot="s1", not_checked={"container": "not checked: this machine has no skopeo"})
+    for image, evidence, status, why in (
+        ("redis", asked, "confirmed", "has it"),
+        ("library/redis", asked, "confirmed", "has it"),
+        ("edis", asked, "not_checkable", "no registry was asked"),
+        ("other/redis", asked, "not_checkable", ""),
+        ("redis", not_asked, "not_checkable", "no skopeo"),
+    ):
+        (said,) = verdicts({"containers": [{"name": "r", "image": image}]}, evidence)
+        assert said.status == status and why in said.reason
+
+
 def test_licences() -> None:
     said = {
         text: licences.read(text)

@@ -16,10 +16,8 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
-from ruamel.yaml import YAML
 
-TOP = Path(__file__).parents[4]
-CI = TOP / "ops" / "ci"
+from ci_steps import CI, GITHUB_FORM, TOP, filled, github, gitlab, jenkins, load, run, shim
 
 GOOD = 'version: "0.3"\nmetadata:\n  name: nginx\n'
 BAD = 'version: "0.3"\nmetadata:\n  name: nginx\n  licence: MIT\nports:\n  - port: 99999\n'
@@ -33,22 +31,8 @@ def project(tmp_path: Path) -> Path:
         place = top / name / "ng" / "nginx" / "default.yaml"
         place.parent.mkdir(parents=True)
         place.write_text(text)
-    (top / "bin").mkdir()
-    shim = top / "bin" / "saidata"
-    shim.write_text(
-        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(TOP / "src"))} exec {shlex.quote(sys.executable)} -m saidata.cli.main "$@"\n'
-    )
-    shim.chmod(0o755)
+    shim(top)
     return top
-
-
-def run(script: str, project: Path, shell: str = "sh", **values: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": f"{project / 'bin'}:{os.environ['PATH']}", "HOME": str(project), **values}
-    return subprocess.run([shell, "-e", "-c", script], cwd=project, env=environment, capture_output=True, text=True, timeout=60)
-
-
-def load(path: Path) -> list[Any]:
-    return list(YAML(typ="safe", pure=True).load_all(path.read_text()))
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -56,17 +40,6 @@ def schema_of(name: str) -> dict[str, Any]:
 
     made: dict[str, Any] = json.loads((Path(str(builtin.__file__)).parent / "vendor" / f"{name}.json").read_text())
     return made
-
-
-def github(project: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
-    """The action's check step, with its inputs put in as GitHub does."""
-    (action,) = load(CI / "github" / "action.yml")
-    (step,) = [step for step in action["runs"]["steps"] if step.get("id") == "check"]
-    values = {name: inputs.get(name.replace("-", "_"), entry["default"]) for name, entry in action["inputs"].items()}
-    environment = {
-        key: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: values[match[1]], value) for key, value in step["env"].items()
-    }
-    return run(step["run"], project, "bash", GITHUB_OUTPUT=str(project / "outputs"), **environment)
 
 
 def test_the_github_action_is_valid() -> None:
@@ -99,11 +72,20 @@ def test_the_github_action_installs_without_torch(project: Path) -> None:
     pip = project / "bin" / "python"
     pip.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> asked\n')
     pip.chmod(0o755)
-    done = run(action["runs"]["steps"][0]["run"], project, "bash", GITHUB_ACTION_PATH=str(CI / "github"))
-    assert done.returncode == 0
+    install = action["runs"]["steps"][0]
+
+    def installed(**given: str) -> None:
+        environment = filled(install["env"], GITHUB_FORM, action["inputs"], given)
+        done = run(install["run"], project, "bash", GITHUB_ACTION_PATH=str(CI / "github"), **environment)
+        assert done.returncode == 0, done.stderr
+
+    installed(generate="names.txt", base_url="http://model.example.org/v1")
     first, second = (shlex.split(line)[-1] for line in (project / "asked").read_text().splitlines())
     assert Path(first).samefile(CI / "requirements.txt")
     assert Path(second).samefile(TOP) and "--no-deps" in (project / "asked").read_text()
+    (project / "asked").unlink()
+    installed(generate="names.txt")  # the model runs in the job, which takes torch
+    assert (project / "asked").read_text().strip().endswith("[saidata]") and "--no-deps" not in (project / "asked").read_text()
 
 
 def test_the_light_requirements_are_pyprojects_and_enough(project: Path) -> None:
@@ -111,14 +93,14 @@ def test_the_light_requirements_are_pyprojects_and_enough(project: Path) -> None
     known = {*pyproject["dependencies"], *pyproject["optional-dependencies"]["saidata"]}
     wanted = [line for line in (CI / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert set(wanted) <= known
-    # Both commands, where every distribution that these do not bring is missing.
+    # All commands, where every distribution that these do not bring is missing.
     provided = {name.lower().replace("_", "-") for line in wanted for name in _with_dependencies(re.split("[<>=]", line)[0])}
     owners = metadata.packages_distributions()
     missing = [name for name, owned in owners.items() if not {owner.lower().replace("_", "-") for owner in owned} & provided]
     assert {"torch", "numpy"} <= set(missing)
     program = (
         "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:]))\n"
-        "import saidata.cli.check, saidata.cli.lint\nfrom saidata.cli.main import main\nsys.exit(main(['lint', 'bad']))"
+        "import saidata.cli.check, saidata.cli.lint, saidata.cli.batch\nfrom saidata.cli.main import main\nsys.exit(main(['lint', 'bad']))"
     )
     missing = [name for name in missing if name not in ("saidata", "redline")]
     environment = {"PYTHONPATH": str(TOP / "src"), "PATH": os.environ["PATH"], "HOME": str(project)}
@@ -154,38 +136,23 @@ def test_the_gitlab_component(project: Path) -> None:
     inputs = head["spec"]["inputs"]
     used = set(re.findall(r"\$\[\[ inputs\.([\w-]+) \]\]", (CI / "gitlab" / "templates" / "saidata.yml").read_text()))
     assert used == set(inputs)
-    job = body["saidata"]
-
-    def variables(**given: str) -> dict[str, str]:
-        values = {name: given.get(name.replace("-", "_"), entry["default"]) for name, entry in inputs.items()}
-        return {
-            key: re.sub(r"\$\[\[ inputs\.([\w-]+) \]\]", lambda match: values[match[1]], value)
-            for key, value in job["variables"].items()
-        }
-
-    script = "\n".join([*job["before_script"], *job["script"]])
-    done = run(script, project, **variables(paths="good\nbad"))
+    done = gitlab(project, "saidata", paths="good\nbad")
     assert done.returncode == 3 and "bad/ng/nginx/default.yaml:6:11: error SD001" in done.stdout, done.stderr
-    reports = job["artifacts"]["reports"]
+    reports = body["saidata"]["artifacts"]["reports"]
     entries = json.loads((project / reports["codequality"]).read_text())
     assert {entry["check_name"] for entry in entries} == {"SD001", "SD103"}
     assert ElementTree.parse(project / reports["junit"]).getroot().get("failures") == "1"
-    assert run(script, project, **variables(paths="good")).returncode == 0
+    assert gitlab(project, "saidata", paths="good").returncode == 0
 
 
 def test_the_jenkins_step(project: Path) -> None:
-    """The shell script of the step, read out of the Groovy file as Groovy reads it (a backslash doubled)."""
-    source = (CI / "jenkins" / "vars" / "saidataCheck.groovy").read_text()
-    (script,) = re.findall(r"script: '''(.*?)'''", source, re.DOTALL)
-    settings = dict(re.findall(r'"(SAIDATA_\w+)=\$\{config\.get\(\'\w+\', (.*?)\)', source))
-    assert set(re.findall(r"SAIDATA_\w+", script)) == set(settings)
+    script, _ = jenkins("saidataCheck")
     values = {
         "SAIDATA_COMMAND": "lint",
         "SAIDATA_FAIL_ON": "warning",
         "SAIDATA_REPORT": "saidata-junit.xml",
         "SAIDATA_ARGUMENTS": "",
     }
-    script = script.replace("\\\\", "\\")
     done = run(script, project, SAIDATA_PATHS="good\nbad", **values)
     assert done.returncode == 3 and "error SD001" in done.stdout, done.stderr
     (suite,) = ElementTree.parse(project / "saidata-junit.xml").getroot()

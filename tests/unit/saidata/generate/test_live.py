@@ -102,4 +102,5 @@ def test_a_sentence_that_the_bound_cut_ends_at_its_last_whole_part():
     clause = "A server that keeps pages in memory for a long time and hands them out to whoever asks for them"
     assert whole_sentence(f"{clause}, {'word ' * 40}"[:201] + ".") == f"{clause}."
     assert whole_sentence("Short.") == "Short."
+    assert whole_sentence("R" + "r" * 200 + ".") == "R" + "r" * 200 + "."
     assert not whole_sentence("A thing " + "very " * 40 + "and the.").endswith(("and.", "the.", "and the."))

@@ -107,6 +107,8 @@ def test_a_client_is_preferred_and_its_faults_are_said(home: Path, monkeypatch: 
     assert [(fact.value, fact.source) for fact in facts] == [("lantern", "tool by its client tool")]
     assert ask(_client(home, "echo no such thing >&2; exit 1"), "missing") == ([], "tool has no package missing")
     assert "ended with 4 and said: boom" in ask(_client(home, "echo boom >&2; exit 4"), "failing")[1]
+    both = "echo 'connection broken: Temporary failure in name resolution' >&2; echo no such thing >&2; exit 1"
+    assert "found no network" in ask(_client(home, both), "offline")[1], "which is never taken for: there is none"
     monkeypatch.setattr(provider, "TIMEOUT_S", 0.2)
     assert "did not answer" in ask(_client(home, "read x < /dev/tty; while :; do :; done"), "slow")[1]
 
