@@ -5,7 +5,6 @@ A version is new when the content changed; the block `saidata` with its date and
 
 from __future__ import annotations
 
-import datetime
 import difflib
 import hashlib
 import zlib
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from saidata.batch.store import Store
+from saidata.batch.store import Store, now
 from saidata.errors import NotHere
 
 EDITED = "edited by hand"
@@ -51,7 +50,7 @@ class Archive:
         if newest is not None and newest.content == content:
             return newest
         text_hash = _hash(yaml)
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        at = now()
         number = 1 if newest is None else newest.number + 1
         self._store.run("INSERT OR IGNORE INTO texts VALUES (?, ?)", text_hash, zlib.compress(yaml.encode()))
         self._store.run(

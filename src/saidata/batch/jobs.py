@@ -6,7 +6,6 @@ ends the process, an item is waiting until its file lies on the disk, and done f
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import hashlib
 import os
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from saidata.batch.names import Wanted
-from saidata.batch.store import Store
+from saidata.batch.store import Store, now
 from saidata.errors import Misuse, NotHere
 
 State = Literal["waiting", "done", "kept", "failed"]
@@ -98,10 +97,9 @@ class Jobs:
                 )
                 if rows:
                     return rows[0][0], True
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             made = self._store.run(
                 "INSERT INTO jobs (key, made_at, list_name, folder, settings) VALUES (?, ?, ?, ?, ?)",
-                *(key, now, list_name, where, msgspec.json.encode(settings).decode()),
+                *(key, now(), list_name, where, msgspec.json.encode(settings).decode()),
             )
             job = made.lastrowid
             assert job is not None

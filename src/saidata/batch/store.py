@@ -6,6 +6,7 @@ Write-ahead log, so that a process that is killed at any moment leaves a sound f
 from __future__ import annotations
 
 import contextlib
+import datetime
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,11 @@ CREATE TABLE versions (
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
 """
+
+
+def now() -> str:
+    """This second, ISO 8601 in UTC, as rows have it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Store:

@@ -15,6 +15,7 @@ import msgspec
 
 from saidata.check.versions import upstream
 from saidata.errors import Misuse
+from saidata.evidence.order import PLUGGED
 from saidata.facts import Evidence, Fact, Path
 from saidata.generate.naming import apart, logical, purpose
 from saidata.generate.questions import categories, choice, prose_questions
@@ -55,6 +56,10 @@ _URLS = {
     "changelog": "changelog",
     "license": "license",
 }
+_OF_OTHERS = tuple(f"/etc/{folder}/" for folder in (*PLUGGED, "cron", "sudoers.d") if folder != "default")
+"""Folders of files by which a package takes part in another program: none of them is its own service's configuration. What
+/etc/default holds may be all that a small service has."""
+
 _RELEASE = re.compile(r"^(debian|ubuntu) ([a-z]+)\b")
 _WRITTEN_IN = "implemented-in::"
 _LANGUAGES = {"c++": "C++", "c": "C", "javascript": "JavaScript", "php": "PHP", "ocaml": "OCaml", "lisp": "Lisp", "tcl": "Tcl"}
@@ -235,12 +240,13 @@ def _ports(evidence: Evidence, limits: Limits) -> list[dict[str, Any]]:
 
 def _service_config(evidence: Evidence, data: dict[str, Any], questions: list[Question]) -> None:
     """The configuration of the first service: decided where a file is called like the software or the only one, else asked."""
-    services, files = data.get("services", []), [entry["path"] for entry in data.get("files", [])]
+    services = data.get("services", [])
+    files = [entry["path"] for entry in data.get("files", []) if not entry["path"].startswith(_OF_OTHERS)]
     if not services or not files:
         return
     named = {evidence.name, services[0]["name"]}
     called = [path for path in files if PurePosixPath(path).stem in named and PurePosixPath(path).suffix in (".conf", ".cfg", "")]
-    likely = [path for path in called if not path.startswith(("/etc/default/", "/etc/init.d/", "/etc/logrotate.d/"))]
+    likely = [path for path in called if not path.startswith("/etc/default/")]
     if len(files) == 1 or likely:
         services[0]["config_files"] = [likely[0] if likely else files[0]]
     else:

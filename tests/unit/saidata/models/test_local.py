@@ -38,7 +38,7 @@ def test_a_model_that_is_not_here_is_redlines_sentence():
 
 @pytest.fixture(scope="module")
 def small(smollm2):
-    with Local("smollm2-135m") as model:
+    with Local("smollm2-135m", num_threads=1) as model:
         yield model
 
 
