@@ -15,8 +15,8 @@ TRITON := triton==3.6.0
 # The same for the compiler of the CUDA C++ kernels, which needs no GPU: a CUDA build of torch brings its own.
 NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
-# Compiles for every chip on one core, while the kernel tests run on another.
-MATRIX := tests/unit/tools/test_compile_matrix.py
+# What needs one core and no quiet, while the kernel tests run on another.
+BESIDE := tests/unit/tools/test_compile_matrix.py tests/unit/saidata
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check soak clean venv
@@ -30,8 +30,8 @@ demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast 
 
 test: $(DEV) model ## all tests that need no GPU
 	@TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels & kernels=$$!; \
-	$(PYTEST) -q $(MATRIX); matrix=$$?; wait $$kernels && exit $$matrix
-	@$(PYTEST) tests/unit tests/e2e --ignore=tests/unit/kernels --ignore=$(MATRIX)
+	$(PYTEST) -q $(BESIDE); beside=$$?; wait $$kernels && exit $$beside
+	@$(PYTEST) tests/unit tests/e2e $(addprefix --ignore=,tests/unit/kernels $(BESIDE))
 
 check: $(DEV) ## format, lint, types, floors, sizes, generated pages
 	@$(BIN)/ruff format --check

@@ -47,6 +47,8 @@ def _run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
         "random:tiny-llama",
         "--engine",
         "device=cpu",
+        "--engine",
+        "num_threads=1",
         "--files",
         "0",
     ]

@@ -102,6 +102,7 @@ def test_the_second_start_begins_with_the_ratio_of_the_first(tmp_path: Path, cap
     assert {doing for doing, _ in first.kept()} == {"decode", "prefill", "mixed"} and expected(first)[0] == pytest.approx(
         SLOW, rel=0.01
     )
+    caplog.clear()  # of what the first start had to say, if somebody listens to information
     with caplog.at_level(logging.INFO):
         second = Start(tmp_path)
         assert expected(second) == (pytest.approx(expected(first)[0], rel=1e-3), expected(first)[1])
@@ -252,6 +253,7 @@ def test_a_broken_file_costs_one_line_and_is_written_over(change: Any, tmp_path:
     taught(tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(change(file.read_text()).encode(errors="surrogateescape"))
+    caplog.clear()
     start = Start(tmp_path)
     (record,) = caplog.records
     assert record.levelname == "WARNING" and f"{file} is ignored" in record.message and start.kept() == {}
