@@ -16,7 +16,7 @@ TRITON := triton==3.6.0
 NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
 # What needs one core and no quiet, while the kernel tests run on another.
-BESIDE := tests/unit/tools/test_compile_matrix.py tests/unit/saidata
+BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware plan saidata)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check soak clean venv
