@@ -39,7 +39,8 @@ def load(path: Path) -> list[Any]:
 
 def filled(settings: dict[str, str], form: str, inputs: dict[str, Any], given: dict[str, str]) -> dict[str, str]:
     """The environment of a step, with the inputs put in as GitHub (`${{ inputs.NAME }}`) and GitLab (`$[[ inputs.NAME ]]`) do."""
-    values = {name: given.get(name.replace("-", "_"), entry["default"]) for name, entry in inputs.items()}
+    own = {name: given[key] for name in inputs if (key := name.replace("-", "_")) in given}
+    values = {name: own[name] if name in own else entry["default"] for name, entry in inputs.items()}
     return {key: re.sub(form, lambda match: values[match[1]], value) for key, value in settings.items()}
 
 
@@ -60,7 +61,8 @@ def gitlab(project: Path, name: str, more: dict[str, str] | None = None, **given
     head, body = load(CI / "gitlab" / "templates" / "saidata.yml")
     job = body[name]
     script = "\n".join([*job["before_script"], *job["script"]])
-    return run(script, project, **filled(job["variables"], GITLAB_FORM, head["spec"]["inputs"], given), **(more or {}))
+    own = {"install": "/folder/of/redline[saidata]"} | given  # the one input without a default
+    return run(script, project, **filled(job["variables"], GITLAB_FORM, head["spec"]["inputs"], own), **(more or {}))
 
 
 def jenkins(name: str) -> tuple[str, dict[str, str]]:

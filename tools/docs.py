@@ -1,8 +1,9 @@
 """Write the generated pages: `python tools/docs.py`; `--check` writes nothing and exits 3 where a page is stale.
 
-docs/map.md and docs/saidata/map.md come from the docstrings of packages and files, docs/env.md from env.py and saidata's places.py, docs/tolerances.md from
-kernels/tolerance.py, docs/saidata/rules.md from the rules' docstrings: those files are parsed, never imported. docs/claims.md is computed: `redline.plan.claims.page()` runs in a
-process of its own. The pages are the same on every machine. Read `PAGES` first.
+docs/map.md and docs/saidata/map.md come from the docstrings of packages and files, docs/env.md from env.py and saidata's
+places.py, docs/tolerances.md from kernels/tolerance.py, docs/saidata/rules.md from the rules' docstrings: those files are parsed,
+never imported. docs/claims.md is computed: `redline.plan.claims.page()` runs in a process of its own. The pages are the same on
+every machine. Read `PAGES` first.
 """
 
 from __future__ import annotations

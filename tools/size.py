@@ -36,7 +36,7 @@ CEILINGS = Ceilings()
 ENVIRONMENT_FILE = "redline.env"
 ENVIRONMENT_ENTRY = "Variable"
 
-# saidata sees redline's public door only; its one name, of a folder, is read here.
+# saidata sees redline's public door only; what it reads of the environment is read here.
 APPLICATION_ENVIRONMENT_FILE = "saidata.places"
 
 ENVIRONMENT_READERS = {"os.environ", "os.getenv", "os.environb", "os.putenv"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
@@ -24,6 +25,11 @@ class Module:
     @property
     def package(self) -> str:
         return self.name if self.is_package else self.name.rpartition(".")[0]
+
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        """See `imports`. Read once: whoever follows chains of imports asks for the same files again and again."""
+        return tuple(_walk(self, self.tree, lazy=False, typing_only=False))
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,12 @@ def modules(root: Path) -> dict[str, Module]:
     return found
 
 
-def imports(module: Module) -> Iterator[Import]:
+def imports(module: Module) -> tuple[Import, ...]:
     """All imports of a module: plain, `from`, relative, and `import_module("literal")`.
 
     `from a import b` yields `a.b`: the reader decides whether that is a module or a name in `a`.
     """
-    yield from _walk(module, module.tree, lazy=False, typing_only=False)
+    return module.imports
 
 
 def _walk(module: Module, node: ast.AST, *, lazy: bool, typing_only: bool) -> Iterator[Import]:

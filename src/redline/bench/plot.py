@@ -21,7 +21,7 @@ _WIDTH, _HEIGHT, _DPI = 9.0, 4.8, 130
 def require() -> None:
     """Raise ConfigError, before anything is measured, where nothing here can draw."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib", hint="pip install 'redline[plot]'", param="plot")
+        raise ConfigError("--plot needs matplotlib", hint="pip install '.[plot]' in redline's folder", param="plot")
 
 
 def draw(document: Document, path: Path) -> None:

@@ -58,7 +58,7 @@ COLUMNS = (
 
 
 SETTLE_S = 120.0
-"""Longest wait for a server of our own to be prepared; then it is measured as it is."""
+"""Longest wait for a server of our own to be prepared; then it is measured as it is, and that is said."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def measure(
             voice.hint(f"ready after {server.ready_s:.1f} s")
             about["ready_s"] = report.short(server.ready_s)
             target = Target(server.url)
-            _settle(server.url)
+            if not _settles(server.url):
+                voice.hint(f"the engine still prepares itself after {SETTLE_S:.0f} s: first tokens may wait for that")
         rows = asyncio.run(_rows(target, shape.vocab_size, asked, voice))
     options = {
         **engine,
@@ -104,13 +105,15 @@ def measure(
     return report.document("serve", model, about=about, options=options, rows=rows)
 
 
-def _settle(url: str) -> None:
-    """Wait until the engine has prepared what it prepares in idle moments, which would hold up single requests by turns."""
+def _settles(url: str) -> bool:
+    """Wait until the engine has prepared what it prepares in idle moments, which would hold up single requests by turns;
+    whether it has, within SETTLE_S."""
     for _ in range(round(SETTLE_S)):
         with urllib.request.urlopen(f"{url}/metrics") as answer:
             if re.search(r"^redline_prepared_ratio\S* 1\.0$", answer.read().decode(), re.MULTILINE):
-                return
+                return True
         time.sleep(1.0)
+    return False
 
 
 async def _rows(target: Target, vocab_size: int, asked: Asked, voice: Voice) -> list[report.Row]:

@@ -18,7 +18,7 @@ from redline.kernels.cuda.launcher import Argument, Kernel, cache_map
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import device_of
 from redline.kernels.ragged import Ragged
-from redline.kernels.skinny_cuda import arrivals
+from redline.kernels.skinny_cuda import ARRIVALS, arrivals
 
 TILE = 16
 DEALERS = 256
@@ -53,10 +53,10 @@ class _DealArguments(ctypes.Structure):
     ]
 
 
-def takes(heads: int, kv_heads: int, size: int, page_size: int) -> bool:
-    """Whether the kernel exists for these heads."""
-    group = heads // kv_heads
-    return size in (64, 128) and page_size % TILE == 0 and kv_heads % 4 == 0 and group <= 16
+def takes(rows: int, heads: int, kv_heads: int, size: int, page_size: int) -> bool:
+    """Whether the kernel exists for these heads, and has a counter for each of so many sequences' heads."""
+    fits = rows * kv_heads <= ARRIVALS and heads // kv_heads <= 16
+    return fits and size in (64, 128) and page_size % TILE == 0 and kv_heads % 4 == 0
 
 
 def heads_of_block(kv_heads: int) -> int:

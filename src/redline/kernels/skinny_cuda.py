@@ -92,11 +92,15 @@ class _BeginArguments(ctypes.Structure):
     ]
 
 
+ARRIVALS = 1 << 15
+"""Counters there are; attention takes one for every sequence and key-value head."""
+
+
 @functools.cache
 def arrivals(device: torch.device) -> Tensor:
-    """Counters, all zero between launches. Made at the first launch, which must not be under capture: what is allocated under
+    """int32 [ARRIVALS] counters, all zero between launches. Made at the first launch, which must not be under capture: what is allocated under
     capture is the graph's."""
-    return torch.zeros(1 << 15, dtype=torch.int32, device=device)
+    return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
 
 
 def definitions(form: Form, kind: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:

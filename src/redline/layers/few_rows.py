@@ -100,11 +100,12 @@ class FewRows:
         return rows == len(batch.ragged.context_B) and page_size % 16 == 0 and (rows <= MOST_ROWS or self._deals(rows, page_size))
 
     def _deals(self, rows: int, page_size: int) -> bool:
+        if rows < LEAST_DEALT:
+            return False
         from redline.kernels import batch_attention_cuda
 
         shape = self._decoder.shape
-        takes = batch_attention_cuda.takes(shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
-        return rows >= LEAST_DEALT and takes
+        return batch_attention_cuda.takes(rows, shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
 
     def logits(self, batch: Batch, cache: KVCache) -> Tensor:
         """float32 [B, V]; writes the new tokens' keys and values into the cache."""

@@ -124,5 +124,5 @@ def _ns(exchange: Exchange, moment: float) -> int:
 
 
 def _missing() -> ConfigError:
-    hint = "pip install 'redline[otel]'"
+    hint = "pip install '.[otel]' in redline's folder"
     return ConfigError("traces need the OpenTelemetry SDK, which is not installed", hint=hint, param="otlp_endpoint")

@@ -127,7 +127,7 @@ def _say_fault(error: Exception) -> int:
         return refused.exit_code
     missing = getattr(error, "name", None)
     if isinstance(error, ModuleNotFoundError) and missing and missing.split(".")[0] not in ("saidata", "redline"):
-        _say(f"the package {missing} is missing: pip install 'redline[saidata]'")
+        _say(f"the package {missing} is missing: pip install '.[saidata]' in redline's folder")
         return 2
     traceback.print_exc()
     _say(f"internal error: {type(error).__name__}: {error} (this is a fault in saidata; the lines above say where)")

@@ -20,7 +20,7 @@ SHOWN = (
 def require() -> None:
     """Raise Misuse, before anything is measured, where nothing here can draw."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise Misuse("pictures need matplotlib", "pip install 'redline[plot]', or leave --pictures out")
+        raise Misuse("pictures need matplotlib", "pip install '.[plot]' in redline's folder, or leave --pictures out")
 
 
 def draw(found: Report, folder: Path) -> list[str]:

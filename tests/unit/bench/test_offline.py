@@ -111,7 +111,7 @@ def test_a_plot_is_a_png_or_one_line_that_says_how_to_get_one(tmp_path: Path, ca
         import matplotlib  # noqa: F401
     except ImportError:
         assert code == 2 and captured.out == ""
-        assert captured.err.strip() == "redline: --plot needs matplotlib (pip install 'redline[plot]')"
+        assert captured.err.strip() == "redline: --plot needs matplotlib (pip install '.[plot]' in redline's folder)"
     else:
         assert code == 0 and picture.read_bytes().startswith(b"\x89PNG")
 

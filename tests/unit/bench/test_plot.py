@@ -65,4 +65,4 @@ def test_without_matplotlib_one_line_says_how_to_get_it(monkeypatch: pytest.Monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError) as raised:
         plot.require()
-    assert "pip install 'redline[plot]'" in raised.value.sentence()
+    assert "pip install '.[plot]'" in raised.value.sentence()

@@ -40,7 +40,10 @@ def test_attention(head: int, group: int) -> None:
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (64, 4, 128), (40, 40, 128)])
 def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
     attention = pytest.importorskip("redline.kernels.batch_attention_cuda")
-    assert attention.takes(heads, kv_heads, size, 16)
+    assert attention.takes(256, heads, kv_heads, size, 16)
+    assert not attention.takes(attention.ARRIVALS // kv_heads + 1, heads, kv_heads, size, 16), (
+        "counters would be written past their end"
+    )
     definitions = attention.definitions(heads, kv_heads, size, 16, True)
     registers, spilled = _usage("batch_attention.cu", **definitions)
     assert spilled == 0
