@@ -146,12 +146,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="bound and unbound in turns, for `rate`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-num-seqs", type=int)
+    parser.add_argument("--tokenizer", help="a tokenizer.json: random weights bring one of single bytes, whose masks are easy")
     options = parser.parse_args()
     if options.kind == "files" and options.evidence is None:
         parser.error("files needs --evidence: make it with `saidata eval --files 0 --pack FILE`")
     engine: dict[str, Any] = {"device": options.device}
     if options.max_num_seqs:
         engine["max_num_seqs"] = options.max_num_seqs
+    if options.tokenizer:
+        engine["tokenizer"] = options.tokenizer
     with Local(options.model, **engine) as model:
         told = (files if options.kind == "files" else rate)(options, model)
     print(json.dumps({"bench": f"saidata {options.kind}", "model": options.model, "device": options.device} | told))

@@ -104,7 +104,7 @@ class LLM:
 
     def __init__(self, model: str, *, receipts: bool = True, progress: Progress = silent, **options: Any):
         self._receipts = receipts
-        config = EngineConfig.from_options(model=model, **options)
+        config = EngineConfig.from_options(model=model, receipts=receipts, **options)
         if config.model.chat_template is not None:  # a mistake in it is told before anything is loaded
             ChatTemplate.of_model(None, {}, file=config.model.chat_template)
         self._engine = build(config, progress)
