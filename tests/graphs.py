@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -33,12 +34,17 @@ class Repeats:
         step()
         return step
 
+    def seconds(self, step: Callable[[], None]) -> float:
+        began = time.perf_counter()
+        step()
+        return time.perf_counter() - began
+
 
 def use_graphs(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool] = lambda number: False) -> list[Repeats]:
     """Let engines that are built from now on capture decode steps on a CPU; the captures of each."""
     made: list[Repeats] = []
 
-    def capture(shape: object, config: object, thread: TorchThread | None) -> Repeats:
+    def capture(shape: object, resolved: object, thread: TorchThread | None) -> Repeats:
         made.append(Repeats(thread, fails))
         return made[-1]
 

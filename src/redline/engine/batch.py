@@ -155,10 +155,8 @@ class BatchFiller:
             pairs = np.array(plan.copies, np.int64)
             arrays |= {"copy_source": pairs[:, 0].copy(), "copy_target": pairs[:, 1].copy()}
         samples: list[tuple[int, Entry]] = []
-        if replay is None:
+        if replay is None or replay.logits_RV is not None:
             samples = [(i, entry) for i, entry in enumerate(entries) if entry.samples]
-        elif replay.logits_RV is not None:
-            samples = list(enumerate(entries))
         if samples:
             arrays |= self._sampling(samples, arrays["query_start"] if replay is None else np.arange(len(entries) + 1))
         if replay is None:
@@ -185,9 +183,10 @@ class BatchFiller:
         found: tuple[Replay | None, Seq[Entry], Seq[Entry]] = (None, touched, touched)
         if self._graphs is None:
             return found
-        if plan.decodes:
+        if plan.by_one:
             rows, starts = self._lines.of(plan)
-            replay = self._graphs.take(len(rows), int(starts.max()) + 1, self._state.kind(rows, starts + 1))
+            kind = self._state.kind(rows, starts + 1) if plan.decodes else "logits"
+            replay = self._graphs.take(len(rows), int(starts.max()) + 1, kind)
             if replay is not None:
                 found = replay, touched, self._state.write_decode(replay.records, rows, starts, touched)
         elif len(plan.entries) == 1 and plan.step >= 0 and _is_plain(entry := plan.entries[0]):

@@ -46,10 +46,11 @@ from redline.models.load import load
 from redline.models.registry import Model
 from redline.models.registry import build as build_model
 from redline.plan.corrections import Keeper, Subject
+from redline.plan.footprint import ROUNDING_BYTES
 from redline.plan.memory import MemoryPlan
 from redline.plan.meter import Meter
 from redline.plan.promise import promiser
-from redline.plan.resolve import DTYPE_BYTES, Resolved, resolve
+from redline.plan.resolve import CUDA_CONTEXT_BYTES, DTYPE_BYTES, Resolved, resolve
 from redline.shapes import ModelShape
 
 P = ParamSpec("P")
@@ -126,7 +127,7 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     keeper.begin()
     loop = Loop(
         runner,
-        _scheduler(checkpoint, resolved),
+        _scheduler(checkpoint, resolved, captured=runner.captures),
         accounts,
         _constraints(checkpoint, config, on_cpu=on_cpu),
         seed=config.model.seed,
@@ -194,7 +195,9 @@ def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread
     page_size, rows, length = config.cache.page_size or 0, config.scheduler.max_num_seqs or 0, config.model.max_model_len or 0
     cache = _allocate_cache(checkpoint.shape, resolved.memory, page_size, getattr(torch, config.model.dtype), device)
     table = torch.zeros((rows + 1, length + 1), dtype=torch.int32, device=device)  # the last row is padding
-    capture, graphs = _capture(checkpoint.shape, config, thread), None
+    if device.type == "cuda":
+        _set_aside(resolved.memory.workspace.step, device)
+    capture, graphs = _capture(checkpoint.shape, resolved, thread), None
     if capture is not None:
         graphs = StepGraphs(model, cache, table, capture, num_rows=rows, max_model_len=length)
     filler = BatchFiller(
@@ -208,14 +211,26 @@ def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread
     return Runner(model, cache, filler, table, thread, graphs)
 
 
-def _capture(shape: ModelShape, config: EngineConfig, thread: TorchThread | None) -> Capture | None:
+def _set_aside(step_bytes: int, device: torch.device) -> None:
+    """Take what steps will need, and leave it with torch, which hands it out to them. Raises DoesNotFit."""
+    try:
+        torch.empty(step_bytes, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"{step_bytes / 2**20:.0f} MiB for the tensors of a step are not left on {device}: another process took them meanwhile",
+            hint="lower --gpu-memory-utilization, --max-num-batched-tokens or --max-num-seqs",
+        ) from error
+
+
+def _capture(shape: ModelShape, resolved: Resolved, thread: TorchThread | None) -> Capture | None:
     """How decode steps are captured on the device; None where they are not. Raises ConfigError where that is to be an error."""
+    config = resolved.config
     if thread is not None or config.device.enforce_eager:
         return None
     if shape.moe is not None:
         log.fallback("cuda_graph", "sparse layers wait for the device in every step", strict=config.device.strict)
         return None
-    return CudaCapture(torch.device(config.device.device))
+    return CudaCapture(torch.device(config.device.device), resolved.memory.workspace.graphs)
 
 
 def _warm_up_sizes(resolved: Resolved, vocab_size: int) -> WarmUpSizes:
@@ -229,7 +244,7 @@ def _warm_up_sizes(resolved: Resolved, vocab_size: int) -> WarmUpSizes:
     }
 
 
-def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
+def _scheduler(checkpoint: Checkpoint, resolved: Resolved, *, captured: bool) -> Scheduler:
     config = resolved.config
     pool = PagePool(resolved.memory.num_pages, config.cache.page_size or 0)
     limits = Limits(
@@ -241,7 +256,7 @@ def _scheduler(checkpoint: Checkpoint, resolved: Resolved) -> Scheduler:
     )
     prefix = PrefixCache(pool) if config.cache.enable_prefix_caching else None
     growth = Growth(pool.page_size) if config.scheduler.look_ahead else None
-    return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids, growth)
+    return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids, growth, captured=captured)
 
 
 def _accounts(checkpoint: Checkpoint, resolved: Resolved, machine: Machine, known: Ceilings | None) -> Accounts:
@@ -315,6 +330,7 @@ def _info(checkpoint: Checkpoint, resolved: Resolved, accounts: Accounts, stages
         stored_dtype=checkpoint.stored_dtype,
         weight_bytes=memory.weights_bytes,
         kv_bytes=memory.kv_bytes,
+        planned_bytes=0 if config.device.device == "cpu" else memory.total_bytes + CUDA_CONTEXT_BYTES + ROUNDING_BYTES,
         start_s=stages.total_s,
         start_stages=stages.seconds(),
         file_bytes=checkpoint.file_bytes,

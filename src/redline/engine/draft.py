@@ -47,7 +47,8 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     `entries`: sequences with one token to compute, then chunks of prefill; no sequence twice. `copies`: (source, destination)
     pages to copy before the step writes anything; no destination is also a source. `num_tokens` is the sum of the counts.
 
-    The rest saves readers a look at each entry. `decodes`: every entry computes one answer token and samples the next.
+    The rest saves readers a look at each entry. `by_one`: every entry computes one answer token. `decodes`: each also samples the
+    next.
     `steady`: moreover the entries are those of the plan before, in its order, each one token further. `constrained`: one that
     samples may have a grammar. `touched` are the entries whose rows' tables on the device change (fresh rows, new pages,
     tokens to upload); None: any may. `num_samples` counts the entries that sample, and `context` sums up start + count;
@@ -64,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     touched: list[Entry] | None = None
     num_samples: int = -1
     context: int = -1
+    by_one: bool = False
 
     def work(self, window: int = 0) -> StepWork:
         """What the step must do; `window` is the model's sliding window, 0 for none."""
@@ -135,7 +137,8 @@ class Draft:
         self.in_prompt: set[Sequence] = set()  # sequences whose prompt KV this step writes
         self.num_samples = 0
         self.context = 0  # sum of the lengths after the step
-        self.decodes = True  # whether every entry computes an answer token and samples the next
+        self.by_one = True  # whether every entry computes one answer token
+        self.decodes = True  # and samples the next
         self._bound = bound
         self._seconds = bound.seconds if bound is not None else 0.0  # of prompt tokens that may still be planned
         self._has_chunk = False
@@ -189,8 +192,10 @@ class Draft:
         self.context += end
         if start < seq.prompt_len:
             self.in_prompt.add(seq)
-            self.decodes = False
-        elif count > 1 or not samples:
+            self.by_one = self.decodes = False
+        elif count > 1:
+            self.by_one = self.decodes = False
+        elif not samples:
             self.decodes = False
         (self.singles if count == 1 else self.chunks).append(entry)
 
@@ -232,4 +237,5 @@ class Course:
             draft.touched,
             draft.num_samples,
             draft.context,
+            draft.by_one,
         )

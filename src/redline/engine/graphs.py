@@ -32,7 +32,7 @@ from redline.kernels.ragged import Ragged
 from redline.kernels.sample import SampleBatch, sample
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
-from redline.plan.memory import MOST_GRAPHS, PROMPT_TOKENS
+from redline.plan.workspace import MOST_GRAPHS, PROMPT_TOKENS
 
 Kind = Literal["greedy", "random", "truncated", "logits", "none"]
 """How a captured step ends: with the best token, with a draw, with one among limited tokens, with the logits, or (a chunk of
@@ -47,6 +47,9 @@ class Capture(Protocol):
 
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
         """What repeats `step`. May run it, any number of times; raises what it or the capture raises."""
+
+    def seconds(self, step: Callable[[], None]) -> float:
+        """What the device takes for `step` as a part of something captured. Raises as a call does."""
 
 
 COVERS: dict[Kind, tuple[Kind, ...]] = {
@@ -65,6 +68,7 @@ WANTED_EAGER = 4  # steps of a size without any graph that fits, before it is ca
 WANTED_COVERED = 64  # the same where a larger one has served
 MOST_PADDING = 4  # a graph of more than so many times the rows or tokens serves nobody: most of its work would be padding
 MOST_FAILURES = 3  # sizes that could not be captured; then nothing is captured any more
+TIMED = 3  # replays of what is timed
 SLOTS = 2  # a step's records are written while the one before runs; the one before that has ended
 
 
@@ -84,6 +88,7 @@ class Replay:
 
     `tokens_R` is host memory, which holds the step's tokens once it has ended; None of kind "logits", where `logits_RV` is
     given instead and the rest of the step is the caller's, and of kind "none". `padding` tokens of the graph are nobody's.
+    `sampling_s` is what its sampling takes; 0 where that was not measured.
     """
 
     records: np.ndarray  # int32 [rows of the graph, words of a row or of a prompt]
@@ -91,6 +96,7 @@ class Replay:
     tokens_R: torch.Tensor | None
     logits_RV: torch.Tensor | None
     padding: int
+    sampling_s: float
 
 
 def row_buckets(most: int) -> list[int]:
@@ -141,6 +147,7 @@ class StepGraphs:
         self._host_records = self._records_ZBW.numpy()
         self._host_prompts = self._prompts_ZW.numpy()
         self._graphs: dict[Size, Callable[[], None]] = {}
+        self._sampling_s: dict[Size, float] = {}
         self._failed: set[Size] = set()
         self._wanted: Counter[Size] = Counter()
         self._common = common_sizes(self._rows, self._contexts, self._prompts)
@@ -171,6 +178,7 @@ class StepGraphs:
             tokens_R=None if size.kind in ("logits", "none") else self._output_ZB[number % SLOTS, :rows],
             logits_RV=None if logits_RV is None else logits_RV[:rows],
             padding=padding,
+            sampling_s=self._sampling_s.get(size, 0.0),
         )
 
     def patch(self, places: torch.Tensor, pages: torch.Tensor) -> None:
@@ -245,6 +253,8 @@ class StepGraphs:
                 shape = (self._rows[-1], self._model.shape.vocab_size)
                 self._logits_RV = torch.empty(shape, dtype=torch.float32, device=self._table.device)
             self._graphs[size] = self._capture(lambda: self._decode(size) if size.tokens == 1 else self._prefill(size))
+            if size.tokens == 1 and size.kind not in ("logits", "none"):
+                self._sampling_s[size] = self._capture.seconds(lambda: self._end_of_nothing(size))
         except Exception as error:  # whatever a driver, a library or a compiler has against it
             self._fail(size, error)
         self._capture.wait()
@@ -275,6 +285,14 @@ class StepGraphs:
         ragged = Ragged(self._starts[: size.rows + 1], rows.context_B, rows.page_table_BP, max_query=1, max_context=size.context)
         logits_BV = self._model.next_logits(Batch(rows.tokens_B, rows.positions_B, rows.slots_B, ragged), self._cache)
         self._end(logits_BV, rows, size.kind)
+
+    def _end_of_nothing(self, size: Size) -> None:
+        """What a step does beside its forward pass, for logits that nobody computed: to be timed."""
+        page_size = self._cache.page_size
+        pages = -(-size.context // page_size)
+        rows = begin_decode(self._records_ZBW, self._step, self._table, self._pages_RC, size.rows, pages, page_size)
+        shape = (size.rows, self._model.shape.vocab_size)
+        self._end(torch.empty(shape, dtype=torch.float32, device=self._table.device), rows, size.kind)
 
     def _prefill(self, size: Size) -> None:
         """One step of several new tokens of one sequence, as it is captured: the last layer and the head for the last alone."""
@@ -333,13 +351,17 @@ def _up(buckets: list[int], value: int) -> int:
 class CudaCapture:
     """Captures on a stream of its own, after a run there that compiles kernels and lets libraries set up for that stream.
 
-    All graphs share one memory pool: a step leaves nothing behind in it, so the next may overwrite it.
+    All graphs share one memory pool with the run before: a step leaves nothing behind in it, so the next may overwrite it.
+    `pool_bytes` of it are taken at once, so that they are there later.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, pool_bytes: int = 0) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.MemPool()
+        if pool_bytes:
+            with torch.cuda.device(device), torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
+                torch.empty(pool_bytes, dtype=torch.uint8, device=device)  # comes back to the pool, which keeps it
 
     def wait(self) -> None:
         torch.cuda.synchronize(self._device)
@@ -347,14 +369,15 @@ class CudaCapture:
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
         """Raises what the step or the capture raises; the stream can be used again then."""
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            step()
-            self._stream.synchronize()
+            with torch.cuda.use_mem_pool(self._pool):
+                step()
+                self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             collects = gc.isenabled()
             gc.disable()  # what it frees, an event or a graph, would spoil the capture
             try:
                 # Other threads may go on using the device.
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool=self._pool.id, capture_error_mode="thread_local")
                 try:
                     step()
                 except BaseException:
@@ -367,10 +390,22 @@ class CudaCapture:
         replay: Callable[[], None] = graph.replay
         return replay
 
+    def seconds(self, step: Callable[[], None]) -> float:
+        """The shortest of a few replays; its graph is let go."""
+        replay = self(step)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED + 1)]
+            for place, mark in enumerate(marks):
+                if place:
+                    replay()
+                mark.record()
+            self._stream.synchronize()
+        return min(began.elapsed_time(ended) for began, ended in zip(marks, marks[1:], strict=False)) * 1e-3
+
     def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
         """End a capture that failed; later ones get a pool of their own."""
         try:
             graph.capture_end()
         except Exception as error:  # it says once more that the capture failed
             log.get("graphs").debug("capture ended with %s", error)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.MemPool()

@@ -220,7 +220,14 @@ class Loop:
             self._fail(launched.plan, error)
             return
         self.failed_steps = 0
-        self._accounts.step(launched.plan, result.seconds, result.host_s, result.padding, captured=result.captured)
+        self._accounts.step(
+            launched.plan,
+            result.seconds,
+            result.host_s,
+            result.padding,
+            sampling_s=result.sampling_s,
+            captured=result.captured,
+        )
         self._keep_prompt_scores(launched.plan, result)
         for pooled in self._scheduler.apply_pooled(launched.plan):
             self._end(Ended(pooled.sequence, "stop"), None, result.vectors[pooled.entry])

@@ -58,6 +58,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     stored_dtype: str = ""
     weight_bytes: int = 0
     kv_bytes: int = 0
+    planned_bytes: int = 0  # of the device in all, the driver's own among them; 0 on a CPU
     start_s: float = 0.0
     start_stages: dict[str, float] = {}  # seconds by stage, in order
     file_bytes: int = 0  # of the weights; 0 where they are made

@@ -102,7 +102,7 @@ class RowState:
 
 
 class Lines:
-    """Rows and positions of the last plan that only decoded, which a steady plan continues."""
+    """Rows and positions of the last plan of one token each, which a steady plan continues."""
 
     def __init__(self) -> None:
         self._step = -2
@@ -110,7 +110,7 @@ class Lines:
         self._starts = np.zeros(0, np.int64)
 
     def of(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, positions), both int64 [entries], of a plan that only decodes."""
+        """(rows, positions), both int64 [entries], of a plan whose entries have one token each."""
         if plan.steady and self._step == plan.step - 1:
             self._starts = self._starts + 1
         else:

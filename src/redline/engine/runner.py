@@ -27,7 +27,7 @@ from redline.engine.torch_thread import TorchThread
 from redline.kernels.kv_write import copy_pages
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
-from redline.plan.memory import PROMPT_SCORE_ROWS
+from redline.plan.workspace import PROMPT_SCORE_ROWS
 from redline.types import TokenLogprob
 
 WARM_UP_STEP = -1
@@ -39,8 +39,8 @@ class StepResult:
     """One launched step, on the host: a token (and its score, where asked for) per sampling entry, in plan order.
 
     `prompt_scores` holds (index into plan.entries, first position scored, scores), `vectors` what was pooled, by index into
-    plan.entries. `seconds` is device time, before which the device waited `host_s` since the end of the step before.
-    `captured` steps ran as one graph, of which `padding` rows were empty.
+    plan.entries. `seconds` is device time, `sampling_s` of them for what follows the forward pass, before which the device
+    waited `host_s` since the end of the step before. `captured` steps ran as one graph, of which `padding` rows were empty.
     """
 
     tokens: list[int]
@@ -51,6 +51,7 @@ class StepResult:
     vectors: dict[int, bytes] = field(default_factory=dict)
     captured: bool = False
     padding: int = 0
+    sampling_s: float = 0.0
 
 
 Draw = Callable[[Seq[int], np.ndarray], None]
@@ -78,6 +79,7 @@ class _Outputs:
     logits_RV: torch.Tensor | None = None  # between the halves of a step
     drawn_R: torch.Tensor | None = None  # tokens that a graph leaves in host memory itself
     padding: int = -1  # empty rows of the graph; -1: there was none
+    sampling_s: float = 0.0  # of the graph
 
 
 class Runner:
@@ -110,6 +112,11 @@ class Runner:
         self._masks: torch.Tensor | None = None
         self._out_of_memory = 0
         self.is_fresh = True  # no request had a step yet
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps of one token for each sequence run as graphs."""
+        return self._graphs is not None
 
     def launch(self, plan: Plan, *, follows: bool = False) -> Launched:
         """Start `plan`. What it needs of the sequences is read before this returns.
@@ -172,17 +179,23 @@ class Runner:
     @torch.inference_mode()
     def _run_here(self, inputs: StepInputs, follows: bool) -> StepResult:
         began = time.perf_counter()
-        outputs = self._sample(inputs, self._forward(inputs))
+        outputs = self._forward(inputs)
+        forwarded = time.perf_counter()
+        outputs = self._sample(inputs, outputs)
         host_s = began - self._ended_at if follows else 0.0
-        self._ended_at = time.perf_counter()
-        return _to_host(outputs, self._ended_at - began, host_s)
+        ended = self._ended_at = time.perf_counter()
+        return _to_host(outputs, ended - began, host_s, outputs.sampling_s or ended - forwarded)
 
     @torch.inference_mode()
     def _launch_on_stream(self, inputs: StepInputs, follows: bool) -> Callable[[], StepResult]:
         began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         before = self._follow(ended)
+        forwarded = torch.cuda.Event(enable_timing=True) if inputs.replay is None else None
         began.record()
-        outputs = self._sample(inputs, self._forward(inputs))
+        outputs = self._forward(inputs)
+        if forwarded is not None:
+            forwarded.record()
+        outputs = self._sample(inputs, outputs)
         ended.record()
         staged, copied = outputs, ended
         if outputs.drawn_R is None:
@@ -192,7 +205,8 @@ class Runner:
         def wait() -> StepResult:
             copied.synchronize()
             host_s = before.elapsed_time(began) / 1e3 if follows and before is not None else 0.0
-            return _to_host(staged, began.elapsed_time(ended) / 1e3, host_s)
+            sampling_s = staged.sampling_s if forwarded is None else forwarded.elapsed_time(ended) / 1e3
+            return _to_host(staged, began.elapsed_time(ended) / 1e3, host_s, sampling_s)
 
         return wait
 
@@ -212,7 +226,13 @@ class Runner:
             self._graphs.patch(inputs.patch_places, inputs.patch_pages)
         if (replay := inputs.replay) is not None:
             replay.run()
-            return _Outputs(None, None, [], logits_RV=replay.logits_RV, drawn_R=replay.tokens_R, padding=replay.padding)
+            logits_RV = replay.logits_RV
+            if inputs.sample is None:
+                logits_RV = None
+            elif logits_RV is not None and len(inputs.sample.logit_rows_R) < len(logits_RV):
+                logits_RV = logits_RV.index_select(0, inputs.sample.logit_rows_R)  # forced tokens are followed by known ones
+            left = {"logits_RV": logits_RV, "drawn_R": replay.tokens_R}
+            return _Outputs(None, None, [], **left, padding=replay.padding, sampling_s=replay.sampling_s)
         packed = inputs.packed
         assert packed is not None
         rows_R = self._wanted_rows(inputs, len(packed.positions_T))
@@ -298,7 +318,7 @@ class _HalvesHere:
         idle = resumed - self._forwarded
         host_s = self._began - self._runner._ended_at if self._follows else 0.0
         self._runner._ended_at = ended
-        return _to_host(outputs, ended - self._began - idle, host_s + idle)
+        return _to_host(outputs, ended - self._began - idle, host_s + idle, ended - resumed)
 
 
 class _HalvesOnStream:
@@ -331,7 +351,8 @@ class _HalvesOnStream:
         self._copied.synchronize()
         idle = self._forwarded.elapsed_time(self._resumed) / 1e3
         host_s = self._before.elapsed_time(self._began) / 1e3 if self._follows and self._before is not None else 0.0
-        return _to_host(self._outputs, self._began.elapsed_time(self._ended) / 1e3 - idle, host_s + idle)
+        sampling_s = self._resumed.elapsed_time(self._ended) / 1e3
+        return _to_host(self._outputs, self._began.elapsed_time(self._ended) / 1e3 - idle, host_s + idle, sampling_s)
 
 
 def _stage(outputs: _Outputs) -> _Outputs:
@@ -349,10 +370,11 @@ def _stage(outputs: _Outputs) -> _Outputs:
         [(part, scores(found)) for part, found in outputs.prompt],
         (outputs.pooled[0], pinned(outputs.pooled[1])) if outputs.pooled is not None else None,
         padding=outputs.padding,
+        sampling_s=outputs.sampling_s,
     )
 
 
-def _to_host(outputs: _Outputs, seconds: float, host_s: float) -> StepResult:
+def _to_host(outputs: _Outputs, seconds: float, host_s: float, sampling_s: float) -> StepResult:
     found = outputs.drawn_R if outputs.drawn_R is not None else outputs.tokens_R
     tokens = found.tolist() if found is not None else []
     return StepResult(
@@ -365,6 +387,7 @@ def _to_host(outputs: _Outputs, seconds: float, host_s: float) -> StepResult:
         vectors=vectors(*outputs.pooled) if outputs.pooled is not None else {},
         captured=outputs.padding >= 0,
         padding=max(0, outputs.padding),
+        sampling_s=sampling_s,
     )
 
 

@@ -76,15 +76,18 @@ class Accounts:
         self._live[request.id] = Account(request, request.sampling.n, self.power.mark())
         self.prompt_tokens += len(request.prompt)
 
-    def step(self, plan: Plan, seconds: float, host_s: float, padding: int = 0, *, captured: bool = False) -> None:
-        """Account a step that has just ended: `seconds` of the device, before which it waited `host_s` for the host.
+    def step(
+        self, plan: Plan, seconds: float, host_s: float, padding: int = 0, *, sampling_s: float = 0.0, captured: bool = False
+    ) -> None:
+        """Account a step that has just ended: `seconds` of the device, `sampling_s` of them to sample, before which it waited
+        `host_s` for the host.
 
         It ran as one graph if `captured`, and `padding` of its rows were empty. In a steady run of steps nothing is done for
         each request: what they took part in is the difference of two sums.
         """
         mixed = plan.num_tokens > len(plan.entries) and plan.entries[0].count == 1
         work = plan.work(self._window)
-        limit = self.meter.step(work, seconds, host_s, padding, captured=captured, mixed=mixed)
+        limit = self.meter.step(work, seconds, host_s, padding, sampling_s=sampling_s, captured=captured, mixed=mixed)
         self.power.step(seconds + host_s)
         if work.tokens == work.sequences:
             self._context = work.context_reads // work.sequences

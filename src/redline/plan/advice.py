@@ -75,10 +75,10 @@ def _inside(request: RequestMeter, meter: Meter, power: Reading | None) -> str:
     padding = request.decode.padding_s
     if padding > 0.5 * inside_s(request):
         return "inside the steps, in the empty rows of graphs that were made for more sequences"
-    over = meter.anatomy_over(request.decode)
+    over = meter.over(request.decode)
     if over is not None:
         names = {
-            "weights_over": "the layers' kernels",
+            "weights_over": "the layers' kernels and the gaps between them",
             "kv_over": "attention",
             "sampling": "sampling",
             "launches": "the gaps between kernels",
@@ -94,11 +94,11 @@ def _gain(total: float, saved: float) -> str:
 LEVERS = {
     "host": ("the device waiting for the host", "fewer, larger steps"),
     "padding": ("empty rows of graphs", "graphs captured for the usual number of sequences"),
-    "weights_over": ("the layers' kernels, beyond what their weights take", "better kernels for these shapes"),
+    "weights_over": ("the layers' kernels, beyond what their weights take,", "better kernels for these shapes"),
     "kv_over": ("attention, beyond what its cache takes", "better kernels for these contexts"),
     "sampling": ("sampling", "greedy answers, or fewer filters,"),
     "launches": ("gaps between kernels", "fewer kernels"),
-    "unattributed": ("the inside of steps, whose kernels nobody has watched here,", "kernels at the measured rates"),
+    "unattributed": ("the inside of steps, where nothing tells the causes apart,", "kernels at the measured rates"),
 }
 """Causes beyond the limit, as `Meter.causes` names them: what they are, and what would help."""
 

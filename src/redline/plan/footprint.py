@@ -5,9 +5,9 @@ The same terms as `memory.py`, for formats and layouts that may not run yet; of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from redline.plan.memory import MEBI, Limits, workspace_bytes
+from redline.plan.memory import MEBI, Limits, needed_workspace
 from redline.plan.place import Place
 from redline.plan.precision import KvFormat, WeightFormat
 from redline.plan.resolve import CPU_PROCESS_BYTES, CUDA_CONTEXT_BYTES
@@ -17,8 +17,7 @@ from redline.shapes import ModelShape
 
 PAGE = 64  # tokens
 _GROUP_BYTES = 64 * MEBI  # buffers of sums between chips: of a few thousand tokens' activations
-_ROUNDING = MEBI  # torch takes device memory in multiples of 2 MiB: half of one is lost for each matrix
-_MATRICES = 4  # of a layer, as they are kept: qkv, o, gate and up, down
+ROUNDING_BYTES = 16 * MEBI  # of what torch takes from the device: 2 MiB at a time, 20 for what is not large
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,13 @@ def footprint(shape: ModelShape, place: Place, weights: WeightFormat, kv: KvForm
     for kind, count in weight_parts(rank):
         bits = 8.0 * NORM_BYTES if kind == "norms" else weights.part_bits(kind)
         parts.append((kind, bits, int(count * bits / 8)))
-    matrices = rank.num_layers * _MATRICES + 2
+    limits = replace(limits, gpu=not place.on_cpu)
+    space = needed_workspace(rank, 4 if place.dtype == "float32" else 2, PAGE, limits)
     return Footprint(
         weights=tuple(parts),
-        workspace=workspace_bytes(rank, 4 if place.dtype == "float32" else 2, limits),
-        driver=CPU_PROCESS_BYTES if place.on_cpu else CUDA_CONTEXT_BYTES,
-        slack=(0 if place.on_cpu else matrices * _ROUNDING) + (_GROUP_BYTES if layout.chips > 1 else 0),
+        workspace=space.total - space.driver,
+        driver=CPU_PROCESS_BYTES if place.on_cpu else CUDA_CONTEXT_BYTES + space.driver,
+        slack=(0 if place.on_cpu else ROUNDING_BYTES) + (_GROUP_BYTES if layout.chips > 1 else 0),
         taken=place.taken_bytes,
         usable=place.usable_bytes,
         kv_token=2 * rank.num_layers * rank.num_kv_heads * rank.head_size * kv.bits / 8,

@@ -9,20 +9,10 @@ from dataclasses import dataclass
 
 from redline.errors import DoesNotFit
 from redline.plan.roofline import NORM_BYTES, norm_weights, weight_count
+from redline.plan.workspace import Workspace, workspace
 from redline.shapes import ModelShape
 
 KIBI, MEBI, GIBI = 1 << 10, 1 << 20, 1 << 30
-
-# Sampling holds a few arrays of logits at once: the logits in float32, a float32 copy with penalties and temperature,
-# sorted values with their 64-bit indices, and running sums. 32 bytes per logit bound the sum of those live together.
-_BYTES_PER_LOGIT = 32
-PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where prompt_logprobs are asked for
-_ROTARY_BYTES = 4  # cosine and sine tables are float32
-_TOKEN_BYTES = 4
-MOST_GRAPHS = 128  # steps that may be captured
-PROMPT_TOKENS = 1024  # of one sequence, in a captured step
-_BYTES_PER_GRAPH = 4 * MEBI  # what the driver keeps of one: some hundred kernels with their arguments
-_GRAPH_BYTES_PER_LOGIT = 24  # in the graphs' pool, in the run before a capture, and where logits are handed out
 
 
 @dataclass(frozen=True)
@@ -49,22 +39,26 @@ class Limits:
     prefix_caching: bool = True
     num_pages: int | None = None
     graphs: bool = False  # decode steps are captured
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of each part; `total_bytes` is their sum and at most `budget_bytes`."""
+    """Bytes of each part; `total_bytes` is their sum, without the driver's context, and at most `budget_bytes`."""
 
     weights_bytes: int
     kv_page_bytes: int
     num_pages: int
-    workspace_bytes: int
-    total_bytes: int
+    workspace: Workspace
     budget_bytes: int
 
     @property
     def kv_bytes(self) -> int:
         return self.num_pages * self.kv_page_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.workspace.total + self.kv_bytes
 
 
 def weights_bytes(shape: ModelShape, dtype_bytes: int) -> int:
@@ -78,30 +72,24 @@ def page_bytes(shape: ModelShape, page_size: int, dtype_bytes: int) -> int:
     return 2 * shape.num_layers * page_size * shape.num_kv_heads * shape.head_size * dtype_bytes
 
 
-def workspace_bytes(shape: ModelShape, dtype_bytes: int, limits: Limits) -> int:
-    """Upper estimate of what a step needs besides weights and KV: activations, logits, rotary tables, token table.
-
-    Activations: the widest layer's arrays of all tokens of a step, twice (a stage's input and output live together).
-    Logits: of max_num_seqs rows, or of a block of scored prompt tokens, at one time. Token table: every sequence's
-    tokens, on the device. Graphs have memory of their own, for all sizes together: those of the largest step, of one token a sequence or of a short prompt.
-    """
-    query, kv = shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
-    attention_width = 3 * shape.hidden_size + 2 * query + 2 * kv
-    if shape.moe is None:
-        ffn_width = 3 * shape.hidden_size + 3 * shape.intermediate_size
-    else:
-        ffn_width = 3 * shape.hidden_size + shape.moe.experts_per_token * (3 * shape.moe.intermediate_size + shape.hidden_size)
-    per_token = 2 * max(attention_width, ffn_width) * dtype_bytes
-    activations = limits.max_num_batched_tokens * per_token
-    logits = max(limits.max_num_seqs, PROMPT_SCORE_ROWS) * shape.vocab_size * _BYTES_PER_LOGIT
-    tables = 1 if shape.rope_local is None else 2
-    rotary = tables * limits.max_model_len * shape.head_size * _ROTARY_BYTES
-    tokens = limits.max_num_seqs * (limits.max_model_len + 1) * _TOKEN_BYTES
-    graphs = 0
-    if limits.graphs:
-        steps = 2 * per_token * max(limits.max_num_seqs, PROMPT_TOKENS)
-        graphs = steps + limits.max_num_seqs * shape.vocab_size * _GRAPH_BYTES_PER_LOGIT + MOST_GRAPHS * _BYTES_PER_GRAPH
-    return activations + logits + rotary + tokens + graphs
+def needed_workspace(
+    shape: ModelShape, dtype_bytes: int, page_size: int, limits: Limits, kv_tokens: int | None = None
+) -> Workspace:
+    """The workspace under `limits`. A step has no more tokens than the KV pages hold (`kv_tokens`), where that is known."""
+    rows, tokens = limits.max_num_seqs, limits.max_num_batched_tokens
+    if kv_tokens is not None:
+        rows, tokens = max(1, min(rows, kv_tokens // page_size)), max(1, min(tokens, kv_tokens))
+    found = workspace(
+        shape,
+        dtype_bytes,
+        rows=rows,
+        tokens=tokens,
+        max_len=limits.max_model_len,
+        page_size=page_size,
+        gpu=limits.gpu,
+        graphs=limits.graphs,
+    )
+    return found
 
 
 def pages_for(tokens: int, page_size: int) -> int:
@@ -135,8 +123,7 @@ def plan_memory(shape: ModelShape, dtype_bytes: int, page_size: int, budget: Bud
         weights_bytes=needs.weights,
         kv_page_bytes=needs.page,
         num_pages=pages,
-        workspace_bytes=needs.workspace,
-        total_bytes=needs.weights + needs.workspace + pages * needs.page,
+        workspace=needs.workspace,
         budget_bytes=budget.total_bytes,
     )
 
@@ -153,7 +140,7 @@ class _Needs:
     """The sums behind one plan, and the sentences for when they do not add up. Bytes, but for `page_size` (tokens)."""
 
     weights: int
-    workspace: int
+    workspace: Workspace
     page: int
     page_size: int
     dtype_bytes: int
@@ -162,10 +149,13 @@ class _Needs:
 
     @classmethod
     def of(cls, shape: ModelShape, dtype_bytes: int, page_size: int, budget: Budget, limits: Limits) -> _Needs:
+        page, asked = page_bytes(shape, page_size, dtype_bytes), limits.num_pages
+        if asked is None and budget.kv_asked is not None:
+            asked = budget.kv_asked // page
         return cls(
             weights=weights_bytes(shape, dtype_bytes),
-            workspace=workspace_bytes(shape, dtype_bytes, limits),
-            page=page_bytes(shape, page_size, dtype_bytes),
+            workspace=needed_workspace(shape, dtype_bytes, page_size, limits, None if asked is None else asked * page_size),
+            page=page,
             page_size=page_size,
             dtype_bytes=dtype_bytes,
             budget=budget,
@@ -175,7 +165,7 @@ class _Needs:
     @property
     def room(self) -> int:
         """What weights and workspace leave for KV pages; negative if not even they fit."""
-        return self.budget.total_bytes - self.weights - self.workspace
+        return self.budget.total_bytes - self.weights - self.workspace.total
 
     def pages(self) -> int:
         """Pages of the pool: the user's own number or bytes if given, else what fits, at most what could be used."""
@@ -188,7 +178,7 @@ class _Needs:
 
     def weights_do_not_fit(self) -> DoesNotFit:
         return DoesNotFit(
-            f"the model needs {size(self.weights)} for weights, {size(self.workspace)} for workspace and at least one KV page of "
+            f"the model needs {size(self.weights)} for weights, {size(self.workspace.total)} for workspace and at least one KV page of "
             f"{size(self.page)}; {size(max(0, self.budget.total_bytes))} may be used on {self.budget.name}",
             hint=f"try {self._narrower()}a smaller model, or a lower --max-num-batched-tokens and --max-num-seqs",
         )
@@ -198,7 +188,7 @@ class _Needs:
         most = f"{self.room // self.page}" if self.limits.num_pages is not None else f"{self.room * 100 // GIBI / 100:g}"
         return DoesNotFit(
             f"{option} asks for {size(pages * self.page)} of KV pages; beside weights ({size(self.weights)}) and workspace "
-            f"({size(self.workspace)}) {size(self.room)} of the {size(self.budget.total_bytes)} on {self.budget.name} are left",
+            f"({size(self.workspace.total)}) {size(self.room)} of the {size(self.budget.total_bytes)} on {self.budget.name} are left",
             hint=f"try {option} {most}, or leave it out",
         )
 
@@ -217,7 +207,7 @@ class _Needs:
         return DoesNotFit(
             f"one sequence of {self.limits.max_model_len} tokens needs {size(needed * self.page)} of KV pages; "
             f"{size(pages * self.page)} are planned on {self.budget.name} (of {size(self.budget.total_bytes)} that may be used, "
-            f"{size(self.weights)} are for weights and {size(self.workspace)} for workspace)",
+            f"{size(self.weights)} are for weights and {size(self.workspace.total)} for workspace)",
             hint=f"try {' or '.join(ways)}",
         )
 

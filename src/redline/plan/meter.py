@@ -6,11 +6,12 @@ measured ceilings there is no limit. What is told of the sums is receipt.py's bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from redline.hardware.ceilings import Ceilings
+from redline.plan.anatomy import OVER, Anatomy, Fit
 from redline.plan.contract import Contract, Doing, Predictor
 from redline.plan.roofline import Cost, StepWork, cost, limit_parts, prompt_seconds
 from redline.shapes import ModelShape
@@ -18,14 +19,6 @@ from redline.shapes import ModelShape
 Phase = Literal["prefill", "decode"]
 
 USUAL_SHARE = 0.8  # of the matrix rate, in long chunks of a prompt
-_NAMES = {
-    "kv": {"_attend", "_decode", "_reduce", "_prepare", "_rotate", "_write_kv", "decode_attention"},
-    "sampling": {"_pick", "_pick_part", "_threshold", "_mask", "_end"},
-}  # our own kernels (kernels/)
-_MARKS = {
-    "kv": ("attention", "attn", "flash", "fmha", "sdpa"),
-    "sampling": ("sample", "argmax", "topk", "softmax", "sort"),
-}  # in the names of libraries' kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +26,8 @@ class StepLimit:
     """One step: its limit (None: no ceilings), what it took, the bytes it had to move and the FLOPs it had to do.
 
     `kv_limit_s` is the part of the limit that falls to attention; `padding_s` what the empty rows among `rows` add to it.
+    Of a decode step `fixed_s` is what any of so many rows takes, `sampling_s` included, and `grown_s` what its KV takes
+    (anatomy.py): the two are what such a step takes, and what this one took beyond them nobody can attribute.
     """
 
     limit_s: float | None
@@ -47,6 +42,9 @@ class StepLimit:
     captured: bool = False  # ran as one graph
     tokens: int = 0  # that it computed
     promised_s: float = 0.0  # wall time that was expected of it, by what was known before; 0 without ceilings
+    fixed_s: float = 0.0
+    grown_s: float = 0.0
+    sampling_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -70,6 +68,9 @@ class Totals:
     rows: int = 0
     captured: int = 0  # steps
     promised_s: float = 0.0
+    fixed_s: float = 0.0
+    grown_s: float = 0.0
+    sampling_s: float = 0.0
     share_s: float = 0.0
     token_s: float = 0.0
 
@@ -91,6 +92,9 @@ class Totals:
         self.rows += step.rows
         self.captured += step.captured
         self.promised_s += step.promised_s
+        self.fixed_s += step.fixed_s
+        self.grown_s += step.grown_s
+        self.sampling_s += step.sampling_s
         if step.tokens:
             part = (step.seconds + step.host_s) / step.tokens
             self.token_s += part
@@ -111,59 +115,11 @@ class Totals:
 _SUMS = tuple(item.name for item in fields(Totals) if item.name not in ("tokens", "share_s"))
 
 
-OVER = ("weights_over", "kv_over", "sampling", "launches")
-
-
-@dataclass(frozen=True, slots=True)
-class Anatomy:
-    """Seconds of the kernels of one decode step of `rows` rows, by what they are there for, as somebody saw them.
-
-    `weights`: projections, with the norms, activations and embeddings between them; `kv`: attention, over `kv_bytes`;
-    `sampling`; `launches`: when no kernel ran. Kernels that overlap count once. With `step_s` the step they were seen in.
-    """
-
-    rows: int
-    weights_s: float
-    kv_s: float
-    sampling_s: float
-    launches_s: float
-    kv_bytes: float
-
-    @classmethod
-    def of(cls, kernels: Mapping[str, float], *, step_s: float, rows: int, kv_bytes: float) -> Anatomy:
-        """From the seconds of each kernel in a step of `step_s` seconds of the device.
-
-        Kernels that begin before the one before them ends add up to more than the step; then all shrink alike.
-        """
-        seconds = dict.fromkeys(("weights", "kv", "sampling"), 0.0)
-        for name, each in kernels.items():
-            seconds[_purpose(name)] += each
-        busy = sum(seconds.values())
-        fit = min(1.0, step_s / busy) if busy > 0 else 1.0
-        weights, kv, sampling = (fit * each for each in seconds.values())
-        return cls(rows, weights, kv, sampling, max(0.0, step_s - busy), kv_bytes)
-
-    def over(self, total: Totals) -> dict[str, float]:
-        """What steps of `rows` rows took beyond the limit, by `OVER`. Attention is taken to grow with the bytes it reads."""
-        steps = total.steps
-        kv = self.kv_s * total.kv_bytes / self.kv_bytes if self.kv_bytes else self.kv_s * steps
-        weights_limit = total.limit_s - total.kv_limit_s + total.padding_s
-        found = (self.weights_s * steps - weights_limit, kv - total.kv_limit_s, self.sampling_s * steps, self.launches_s * steps)
-        return dict(zip(OVER, found, strict=True))
-
-
-def _purpose(kernel: str) -> str:
-    """What a kernel is there for, by its name; "weights" where nothing else is known."""
-    own = next((purpose for purpose, names in _NAMES.items() if kernel in names), None)
-    name = kernel.lower()
-    return own or next((purpose for purpose, marks in _MARKS.items() if any(mark in name for mark in marks)), "weights")
-
-
 class Meter:
     """Holds every step of an engine against the roofline. `totals` by phase are for metrics.
 
-    `anatomies`, by rows, are what is known of the kernels of its decode steps; whoever watches one may add it. `watched` are
-    the sums over decode steps of so many rows, from then on.
+    `anatomies`, by rows, are what is known of the kernels of its decode steps; whoever watches one may add it. Nobody has to:
+    how steps of as many rows differ tells attention from the rest (`anatomy.Fit`).
 
     `weight_bytes` and `kv_bytes` are bytes per element as they lie in memory, `dtype` the type that is multiplied,
     `file_bytes` the weights' own size in the checkpoint, `device` a name for people. `promiser` makes the contract's promises
@@ -187,7 +143,7 @@ class Meter:
         self.device = device or (ceilings.name if ceilings else "this device")
         self.anatomies: dict[int, Anatomy] = {}
         self.totals: dict[Phase, Totals] = {"prefill": Totals(), "decode": Totals()}
-        self.watched: dict[int, Totals] = {}
+        self._fits: dict[int, Fit] = {}  # of decode steps, by rows
         self._contract = Contract()
         self._promiser = promiser
         self._promised_by: Ceilings | None = None
@@ -208,9 +164,17 @@ class Meter:
         return cost(self._shape, self._weight_bytes, self._kv_bytes, work)
 
     def step(
-        self, work: StepWork, seconds: float, host_s: float, padding: int = 0, *, captured: bool = False, mixed: bool = False
+        self,
+        work: StepWork,
+        seconds: float,
+        host_s: float,
+        padding: int = 0,
+        *,
+        sampling_s: float = 0.0,
+        captured: bool = False,
+        mixed: bool = False,
     ) -> StepLimit:
-        """Account one step: `seconds` of the device, before which it waited `host_s` for the host.
+        """Account one step: `seconds` of the device, `sampling_s` of them to sample, before which it waited `host_s` for the host.
 
         `padding` empty rows were computed beside those of `work`, if it was `captured` as one graph. A step with any prompt
         token beyond one per sequence counts as prefill in `totals`, `mixed` with answer tokens or not.
@@ -218,17 +182,21 @@ class Meter:
         due = self.cost(work)
         decodes = work.tokens <= work.sequences
         limit: float | None = None
-        kv = empty = promised = 0.0
+        kv = empty = promised = fixed = grown = 0.0
+        kv_bytes = due.kv_read_bytes + due.kv_write_bytes
         if self.ceilings is not None:
             limit, kv, empty = self._limits(due, work, padding, self.ceilings)
             doing: Doing = "decode" if decodes else "mixed" if mixed else "prefill"
             promised = self.contract.step(doing, work, limit, seconds + host_s)
+            if decodes:
+                fit = self._fits.setdefault(work.sequences + padding, Fit())
+                fixed, grown = fit.step(kv_bytes, kv, seconds)
         step = StepLimit(
             limit_s=limit,
             seconds=seconds,
             host_s=host_s,
             weight_bytes=due.weight_bytes,
-            kv_bytes=due.kv_read_bytes + due.kv_write_bytes,
+            kv_bytes=kv_bytes,
             flops=due.flops,
             kv_limit_s=kv,
             padding_s=empty,
@@ -236,10 +204,11 @@ class Meter:
             captured=captured,
             tokens=work.tokens,
             promised_s=promised,
+            fixed_s=fixed,
+            grown_s=grown,
+            sampling_s=sampling_s,
         )
         self.totals["decode" if decodes else "prefill"].add(step, work.tokens)
-        if self.anatomies and decodes and step.rows in self.anatomies:
-            self.watched.setdefault(step.rows, Totals()).add(step, work.tokens)
         return step
 
     def limit_s(self, work: StepWork) -> float | None:
@@ -259,28 +228,33 @@ class Meter:
         rate = self.ceilings.matmul_flops.get(self.dtype) if self.ceilings else None
         return prompt_seconds(self._shape, share * rate) if rate else None
 
-    def anatomy_over(self, total: Totals) -> dict[str, float] | None:
-        """`Anatomy.over` of steps that all had as many rows as one that was watched; None: they had not."""
-        rows, rest = divmod(total.rows, total.steps) if total.steps else (0, 1)
-        anatomy = self.anatomies.get(rows) if not rest else None
-        return None if anatomy is None else anatomy.over(total)
+    def over(self, total: Totals) -> dict[str, float] | None:
+        """What decode steps took beyond the limit and its padding, in seconds by `OVER`; None: nothing is known of them.
+
+        Where steps of exactly so many rows were watched, as their kernels say. Else "launches" lies within "weights_over".
+        """
+        if not total.fixed_s or self.ceilings is None:
+            return None
+        rows, rest = divmod(total.rows, total.steps)
+        seen = self.anatomies.get(rows) if not rest else None
+        weights_limit = total.limit_s - total.kv_limit_s + total.padding_s
+        if seen is None:
+            weights = total.fixed_s - total.sampling_s - weights_limit
+            return dict(zip(OVER, (weights, total.grown_s - total.kv_limit_s, total.sampling_s, 0.0), strict=True))
+        kv = seen.kv_s * total.kv_bytes / seen.kv_bytes if seen.kv_bytes else seen.kv_s * total.steps
+        rest_s = (seen.weights_s * total.steps - weights_limit, kv - total.kv_limit_s)
+        return dict(zip(OVER, (*rest_s, seen.sampling_s * total.steps, seen.launches_s * total.steps), strict=True))
 
     def causes(self, phase: Phase) -> dict[str, float]:
         """What the wall time of all steps of a phase went into, in seconds that add up to it; empty without ceilings.
 
-        `weights` and `kv` are the limit. Beyond it: `host`, `padding`, `OVER` of those decode steps whose rows were watched,
-        if any were, and `unattributed`.
+        `weights` and `kv` are the limit. Beyond it: `host`, `padding`, of decode steps `OVER`, and `unattributed`.
         """
         total = self.totals[phase]
         if self.ceilings is None:
             return {}
-        watched = self.watched if phase == "decode" else {}
-        over = dict.fromkeys(OVER, 0.0) if watched else {}
-        for rows, sums in watched.items():
-            for name, seconds in self.anatomies[rows].over(sums).items():
-                over[name] += seconds
         known = {"weights": total.limit_s - total.kv_limit_s, "kv": total.kv_limit_s, "host": total.host_s}
-        known |= {"padding": total.padding_s, **over}
+        known |= {"padding": total.padding_s, **(self.over(total) or {})}
         return known | {"unattributed": total.wall_s - sum(known.values())}
 
     @property

@@ -12,8 +12,8 @@ from typing import Any
 from redline.hardware.ceilings import Ceilings
 from redline.hardware.power import Reading
 from redline.plan.advice import advice, inside_s
-from redline.plan.meter import OVER
-from redline.plan.meter import Anatomy as Anatomy
+from redline.plan.anatomy import OVER
+from redline.plan.anatomy import Anatomy as Anatomy
 from redline.plan.meter import Meter as Meter
 from redline.plan.meter import RequestMeter as RequestMeter
 from redline.plan.meter import StepLimit as StepLimit
@@ -72,20 +72,22 @@ def split(total: Totals, meter: Meter) -> dict[str, object]:
     """Where the mean step of `total` went, in milliseconds, JSON-able; for decode steps, but true of any.
 
     `ms` is `device_ms` and `host_ms`, the wait for the host before it. `device_ms` is what reading the weights and the KV
-    takes at the limit, what empty rows of a graph add to that (`padding_ms`), how much longer the kernels take that do this
-    (`weights_over_ms`, `kv_over_ms`), sampling, launches (what no kernel accounts for), and what is left: `unattributed_ms`.
-    The kernels' part is known where one step of so many rows was watched (`Meter.anatomies`) and null elsewhere; then all
-    that a step takes beyond the limit and the padding is unattributed.
+    takes at the limit, what empty rows of a graph add to that (`padding_ms`), what goes beyond it for what is the same in every
+    step of so many rows (`weights_over_ms`) and for what grows with the KV (`kv_over_ms`), sampling, and what is left, by
+    which steps differ for no known reason: `unattributed_ms`. Where somebody watched the kernels of such a step
+    (`Meter.anatomies`), they tell the gaps between kernels apart (`launches_ms`, else null and part of `weights_over_ms`).
     """
     steps = total.steps
     if not steps:
         return {"steps": 0}
     limits = (total.limit_s - total.kv_limit_s, total.kv_limit_s, total.padding_s) if meter.ceilings else (None, None, None)
-    over = meter.anatomy_over(total) if meter.ceilings else None
+    over = meter.over(total)
     left = None
     if meter.ceilings:
         left = total.seconds - total.limit_s - total.padding_s - (sum(over.values()) if over else 0.0)
     parts = {"weights": limits[0], "kv": limits[1], "padding": limits[2], **(over or dict.fromkeys(OVER)), "unattributed": left}
+    if over and not over["launches"]:
+        parts["launches"] = None  # nobody watched
     return {
         "steps": steps,
         "captured_share": _short(total.captured / steps),

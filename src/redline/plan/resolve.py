@@ -26,7 +26,7 @@ _BEYOND_FLOAT16 = ("gemma3",)  # families whose activations pass 65504, the larg
 _CPU_KV_BYTES = 4 * GIBI
 _CPU_KV_SHARE = 0.25  # of the memory available: other programs live here too
 CPU_PROCESS_BYTES = 512 * MEBI  # interpreter, libraries and the server process
-CUDA_CONTEXT_BYTES = 600 * MEBI  # context, cuBLAS workspaces and loaded kernels, not yet there when memory is read
+CUDA_CONTEXT_BYTES = 530 * MEBI  # an H200's, with 132 multiprocessors; there when free memory is read, not in the plan
 _LARGE_CARD = 32 * GIBI
 _SHORTEST_CONTEXT = 256  # a context reduced below this would be of no use to anybody
 
@@ -93,7 +93,15 @@ def resolve(
     budget, budget_reason = _budget(config, machine, gpu, free_bytes)
     budget = dataclasses.replace(budget, total_bytes=budget.total_bytes - determinism.scratch_bytes(config.device.determinism))
     graphs = gpu is not None and not config.device.enforce_eager and shape.moe is None
-    limits = Limits(num_seqs, num_tokens, shape.max_position, config.cache.enable_prefix_caching, config.cache.num_pages, graphs)
+    limits = Limits(
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=num_tokens,
+        max_model_len=shape.max_position,
+        prefix_caching=config.cache.enable_prefix_caching,
+        num_pages=config.cache.num_pages,
+        graphs=graphs,
+        gpu=gpu is not None,
+    )
     element = DTYPE_BYTES[dtype]
     given = config.model.max_model_len
     if given is None:

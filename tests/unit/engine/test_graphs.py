@@ -16,6 +16,7 @@ from redline import LLM, SamplingParams
 from redline.engine import graphs as graphs_module
 from redline.engine.batch import BatchFiller
 from redline.engine.draft import Entry, Plan
+from redline.engine.grammar import of_regex
 from redline.engine.graphs import PROMPTS, Size, StepGraphs, common_sizes, context_buckets, prompt_buckets, row_buckets
 from redline.engine.request import Sequence
 from redline.kernels import decode_step, prompt_step
@@ -93,6 +94,29 @@ def test_mixed_traffic_gives_the_same_tokens(pages: int, monkeypatch: pytest.Mon
             assert tokens(llm, asked, sampling) == expected
         assert counters(llm)["graph_steps_total"] > 60 and made[0].captures > 3
         assert pages > 100 or llm.stats.preemptions > 0
+
+
+@pytest.mark.usefixtures("eager")
+def test_forced_tokens_of_a_few_rows_keep_steps_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Literals of two bytes between choices, in every row at another time: the same answers as op by op, where they are computed
+    in chunks, and nearly all steps are captured. One row alone has its forced tokens at once."""
+    grammar = of_regex("(ab|ac){1,9}(01[xy]{2,5}){9}z")
+    asked, _ = mixed(6, seed=5)
+    sampling = [SamplingParams(temperature=1.0, seed=i, max_tokens=90) for i in range(len(asked))]
+
+    def answers(llm: LLM, count: int) -> list[list[int]]:
+        return [done.tokens for done in llm.generate(asked[:count], sampling[:count], grammar=grammar)]
+
+    with make("cpu") as llm:
+        expected, before = answers(llm, 6), llm.stats.steps
+        assert answers(llm, 1) == expected[:1]
+        alone = llm.stats.steps - before
+    made = use_graphs(monkeypatch)
+    with make("cpu") as llm:
+        assert answers(llm, 6) == expected
+        captured, steps = counters(llm)["graph_steps_total"], llm.stats.steps
+        assert made[0].captures and captured > 0.8 * steps, "prompts and a few chunks are not"
+        assert answers(llm, 1) == expected[:1] and llm.stats.steps - steps <= alone + 1
 
 
 @pytest.mark.usefixtures("eager")
@@ -262,7 +286,7 @@ def test_padding_touches_nobody_and_patches_arrive(step: Step) -> None:
     columns = step.graphs.num_columns
     step.graphs.patch(torch.tensor([4 * columns, 2 * columns, 2 * columns + 1]), torch.tensor([8, 1, 6], dtype=torch.int32))
     entries = [decode(4, 5, [8, 3], 1), decode(0, 2, [5], 0), decode(2, 11, [1, 6, 7], 2)]
-    inputs = step.filler.fill(Plan(0, entries, [], 3, decodes=True))
+    inputs = step.filler.fill(Plan(0, entries, [], 3, decodes=True, by_one=True))
     replay = inputs.replay
     assert replay is not None and inputs.packed is None and replay.padding == 1 and inputs.patch_places is None
     replay.run()
@@ -281,7 +305,7 @@ def test_padding_touches_nobody_and_patches_arrive(step: Step) -> None:
 
     on = [decode(e.row, e.start + 1, e.pages, len(e.pages)) for e in entries[:2]]
     on.append(decode(2, 12, [1, 6, 7, 0, 4], 3))  # two pages at once: more than a record holds
-    later = step.filler.fill(Plan(1, on, [], 3, decodes=True))
+    later = step.filler.fill(Plan(1, on, [], 3, decodes=True, by_one=True))
     assert later.replay is not None and later.patch_places is not None and later.patch_pages is not None
     assert not np.shares_memory(later.replay.records, replay.records)
     step.graphs.patch(later.patch_places, later.patch_pages)
@@ -291,7 +315,7 @@ def test_padding_touches_nobody_and_patches_arrive(step: Step) -> None:
     assert step.model.batch.slots_T.tolist() == [3 * PAGE + 2, 5 * PAGE + 3, 0, -1]
 
     steady = [decode(e.row, e.start + 1, e.pages, len(e.pages)) for e in on]
-    replay = step.filler.fill(Plan(2, steady, [], 3, decodes=True, steady=True, touched=[])).replay
+    replay = step.filler.fill(Plan(2, steady, [], 3, decodes=True, by_one=True, steady=True, touched=[])).replay
     assert replay is not None and replay.records[:, decode_step.POSITION].tolist() == [7, 4, 13, -1]
 
 
@@ -343,7 +367,7 @@ def test_prompts_bring_their_tokens_and_pages(step: Step) -> None:
     assert sorted(step.cache.k[0].view(-1).nonzero().squeeze(1).tolist()) == sorted(slots)
     assert all(row == 4 for row, _ in changed(step.table))
 
-    replay = step.filler.fill(Plan(2, [decode(4, 21, pages, 6)], [], 1, decodes=True)).replay
+    replay = step.filler.fill(Plan(2, [decode(4, 21, pages, 6)], [], 1, decodes=True, by_one=True)).replay
     assert replay is not None and replay.tokens_R is not None
     replay.run()
     assert step.model.batch.tokens_T.tolist() == [7] and step.model.batch.slots_T.tolist() == [2 * PAGE + 1]

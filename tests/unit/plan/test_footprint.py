@@ -6,14 +6,15 @@ import pytest
 
 from redline.errors import ConfigError
 from redline.plan.footprint import PAGE, footprint
-from redline.plan.memory import Limits, page_bytes, weights_bytes, workspace_bytes
+from redline.plan.memory import Limits, needed_workspace, page_bytes, weights_bytes
 from redline.plan.place import on_chips
 from redline.plan.precision import KV, WEIGHTS, kv_format, weight_format
+from redline.plan.resolve import CUDA_CONTEXT_BYTES
 from redline.plan.roofline import weight_count, weight_parts
 from redline.plan.split import Layout, layouts, rank_shape
 from redline.shapes import known
 
-LIMITS = Limits(8, 2048, 4096, graphs=True)
+LIMITS = Limits(8, 2048, 4096, graphs=True, gpu=True)
 
 
 def of(model: str, weights: str = "bfloat16", kv: str = "bfloat16", layout: Layout | None = None, on: str = "h200"):
@@ -25,7 +26,8 @@ def test_in_16_bits_it_is_what_the_engine_plans(model: str) -> None:
     shape, found = known(model), of(model)
     assert sum(count for _, count in weight_parts(shape)) == weight_count(shape)
     assert found.weights_bytes == weights_bytes(shape, 2)
-    assert found.workspace == workspace_bytes(shape, 2, LIMITS)
+    needed = needed_workspace(shape, 2, PAGE, LIMITS)
+    assert found.workspace + found.driver == needed.total + CUDA_CONTEXT_BYTES
     assert found.kv_token * PAGE == page_bytes(shape, PAGE, 2)
 
 

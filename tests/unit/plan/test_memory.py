@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,13 @@ from redline.plan.memory import (
     Limits,
     longest_context,
     most_pages,
+    needed_workspace,
     page_bytes,
     plan_memory,
     size,
     weights_bytes,
-    workspace_bytes,
 )
+from redline.plan.workspace import Workspace
 from redline.shapes import known
 
 LLAMA = known("llama-3.1-8b")
@@ -27,9 +29,14 @@ LIMITS = Limits(max_num_seqs=16, max_num_batched_tokens=512, max_model_len=8192,
 PAGE = 2 * 32 * 16 * 8 * 128 * 2  # K and V, layers, tokens, kv heads, head size, bytes
 
 
+def needed(kv_tokens: int | None = None, **limits: Any) -> Workspace:
+    """LLAMA's workspace in bfloat16 under LIMITS, some of them changed."""
+    return needed_workspace(LLAMA, 2, 16, dataclasses.replace(LIMITS, **limits), kv_tokens)
+
+
 def fixed() -> int:
     """Weights and workspace of LLAMA in bfloat16 under LIMITS."""
-    return weights_bytes(LLAMA, 2) + workspace_bytes(LLAMA, 2, LIMITS)
+    return weights_bytes(LLAMA, 2) + needed().total
 
 
 def budget(kv_bytes: int, **rest: int) -> Budget:
@@ -42,25 +49,37 @@ def test_weights_and_pages_by_hand() -> None:
 
 
 def test_workspace_grows_with_what_may_run_at_once() -> None:
-    """Logits alone of 256 rows of 128256 are 131 MB in float32; the estimate must leave room for several copies."""
-    small = workspace_bytes(LLAMA, 2, LIMITS)
-    more_rows = workspace_bytes(LLAMA, 2, dataclasses.replace(LIMITS, max_num_seqs=256))
-    more_tokens = workspace_bytes(LLAMA, 2, dataclasses.replace(LIMITS, max_num_batched_tokens=8192))
-    assert more_rows - small >= 3 * 240 * 128256 * 4
-    assert more_tokens - small >= 7680 * (2 * 14336 + 4096) * 2
+    """A step's tokens hold, in the widest place, the stream in float32 twice, two vectors, and gate, up and their product; logits of
+    256 rows of 128256 are 131 MB in float32, and there are four of them."""
+    small, more_rows, more_tokens = needed(), needed(max_num_seqs=256), needed(max_num_batched_tokens=8192)
+    assert more_rows.step >= 4 * 256 * 128256 * 4 > small.step
+    assert 1.0 < more_tokens.step / (8192 * (12 * 4096 + 6 * 14336)) < 1.2
+    assert small.graphs == small.driver == 0, "a CPU has neither"
 
 
 def test_graphs_have_room_for_one_step_of_all_rows() -> None:
-    """The logits of 256 rows in the graphs' pool, beside those of a step that is not captured; and a few MiB a graph."""
-    limits = dataclasses.replace(LIMITS, max_num_seqs=256)
-    more = workspace_bytes(LLAMA, 2, dataclasses.replace(limits, graphs=True)) - workspace_bytes(LLAMA, 2, limits)
-    assert 256 * 128256 * 4 * 3 < more < 2 * GIBI
+    """The logits of 256 rows in the graphs' memory, and those that graphs hand out; and what the driver keeps of each graph."""
+    without, captured = (needed(max_num_seqs=256, gpu=True, graphs=graphs) for graphs in (False, True))
+    assert 1.0 < captured.graphs / (256 * (128256 * 4 + 12 * 4096 + 6 * 14336)) < 1.2
+    assert captured.step - without.step == 256 * 128256 * 4
+    assert 64 * MEBI < captured.driver - without.driver < GIBI // 4
+
+
+def test_a_step_has_no_more_tokens_than_the_pages_hold() -> None:
+    """Of 1,024 tokens in pages of 16 no step has more, nor more than 64 rows."""
+    many = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "gpu": True, "graphs": True}
+    few = needed(1024, **many)
+    assert few == needed(**{**many, "max_num_seqs": 64, "max_num_batched_tokens": 1024})
+    plan = plan_memory(
+        LLAMA, 2, 16, Budget(24 * GIBI, "cuda:0"), dataclasses.replace(LIMITS, **many, num_pages=64, max_model_len=512)
+    )
+    assert plan.workspace.step < needed(**many).step / 4
 
 
 def test_what_is_left_becomes_pages() -> None:
     plan = plan_memory(LLAMA, 2, 16, budget(1000 * PAGE + PAGE // 2), LIMITS)
     assert (plan.num_pages, plan.kv_page_bytes, plan.kv_bytes) == (1000, PAGE, 1000 * PAGE)
-    assert plan.total_bytes == plan.weights_bytes + plan.workspace_bytes + plan.kv_bytes <= plan.budget_bytes
+    assert plan.total_bytes == plan.weights_bytes + plan.workspace.total + plan.kv_bytes <= plan.budget_bytes
 
 
 def test_no_more_pages_than_could_be_used() -> None:
