@@ -21,8 +21,11 @@ from redline.plan import compare as comparison
 from redline.plan.document import document
 from redline.plan.goal import Goal, parse
 from redline.plan.place import Place, here, on_chips
+from redline.plan.power_cap import check as check_cap
+from redline.plan.power_cap import read as read_watts
 from redline.plan.precision import kv_format, weight_format
 from redline.plan.search import Options, search
+from redline.plan.trade_off import CURVE, under
 from redline.shapes import ModelShape
 
 NOT_FEASIBLE = 3
@@ -51,6 +54,11 @@ Figures = dict[str, Any]
     default=True,
     help="Correct forecasts for this machine by what steps of the model took on it.  [default: on]",
 )
+@click.option(
+    "--power-cap",
+    metavar="WATTS|curve",
+    help="Plan under a lower power limit of each card, or for a range of them: curve. No card's limit is changed.",
+)
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the roofline as PNG or SVG.")
 @JSON
 @click.pass_context
@@ -63,6 +71,8 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
     picture: Path | None = options["picture"]
     if options["prices"] and not options["compared"]:
         raise click.UsageError("--prices needs --compare")
+    if options["power_cap"] and options["compared"]:
+        raise click.UsageError("--power-cap goes with one machine, not with --compare")
     if picture is not None:
         from redline.bench.plot import require
         from redline.plan.picture import check
@@ -79,13 +89,14 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
         if options["on"]
         else _this_machine(options["share"], corrections=options["corrections"])
     )
-    answer = search(shape, place, goal, fixed)
-    told = document(model, shape, answer, options["goal"])
+    cap = _cap(options["power_cap"], place)
+    answer = search(shape, under(place, cap) if isinstance(cap, float) else place, goal, fixed)
+    told = document(model, shape, answer, options["goal"], cap)
     click.echo(json.dumps(told, indent=1) if options["as_json"] else "\n".join(text(told)))
     if picture is not None and answer.shown is not None:
         from redline.plan.picture import draw
 
-        draw(model, answer.shown, picture)
+        draw(model, answer.shown, picture, told["power_cap"])
     ctx.exit(0 if answer.best else NOT_FEASIBLE)
 
 
@@ -129,6 +140,15 @@ def _fixed(options: Figures) -> Options:
     )
 
 
+def _cap(text: str | None, place: Place) -> float | str | None:
+    """The watts of a cap that can be planned, or `curve`. Raises ConfigError."""
+    if text is None or text == CURVE:
+        return text
+    watts = read_watts(text)
+    check_cap(place, watts)
+    return watts
+
+
 def _compare(model: str, shape: ModelShape, goal: Goal, fixed: Options, options: Figures) -> int:
     prices = comparison.read_prices(_json(options["prices"])) if options["prices"] else None
     places = comparison.places(options["compared"], options["share"])
@@ -163,6 +183,8 @@ def text(told: Figures) -> Iterator[str]:
         yield from _memory(told["memory"])
         yield from _speed(told)
         yield from _doubts(told)
+    if told["power_cap"] is not None:
+        yield from _power(told["power_cap"])
     for goal in told["goals"]:
         forecast = _bar(goal["forecast"]) if goal["forecast"] else "not known"
         yield f"{'goal':<12} {goal['goal']}: {'met' if goal['met'] else 'NOT met'}, {forecast}"
@@ -214,6 +236,40 @@ def _doubts(told: Figures) -> Iterator[str]:
     unlike = " (of steps unlike those)" if learned is not None else ""
     for doubt in told["doubts"]:
         yield f"{'error bar':<12} {doubt['share']:.0%}: {doubt['reason']}{unlike}"
+
+
+def _power(told: Figures) -> Iterator[str]:
+    """A cap, or the curve of them."""
+    if told["cap_w"] is not None:
+        yield f"{'power cap':<12} {told['cap_w']:g} W of {told['limit_w']:g} W a card: {_held(told)}"
+    rows: list[tuple[str, ...]] = [("cap W", "draws W", "ms/token", "first token ms", "tokens/s", "J/token", "")]
+    for row in told["curve"] or ():
+        figures = (
+            _bar(row[key]) if row[key] else "–" for key in ("watts", "itl_ms", "ttft_ms", "tokens_per_s", "joules_per_token")
+        )
+        best = "most tokens per joule" if row["cap_w"] == told["best_w"] else "" if row["meets"] else "goal not met"
+        rows.append((f"{row['cap_w']:g}", *figures, best))
+    if len(rows) > 1:
+        yield from _table(rows)
+    if told["reason"]:
+        yield f"{'power cap':<12} {'' if told['curve'] else 'no curve: '}{told['reason']}"
+    if told["command"]:
+        yield f"{'to set it':<12} {told['command']}  (redline changes no card's limit)"
+    if told["model"]:
+        yield f"{'under a cap':<12} {told['model']}; lowest here {told['least_w']:g} W: {told['least_reason']}"
+
+
+def _held(told: Figures) -> str:
+    """What a cap does to decode and to prompts."""
+    if told["cap_w"] >= told["limit_w"]:
+        return "that is no lower than the limit in force, so nothing changes"
+    if told["holds"] is None:
+        return "no layout fits, so there is nothing to slow down"
+    return ", ".join(
+        f"{name} takes {held['watts']:g} W without it"
+        + (f" and keeps {held['clock']:.0%} of its clock" if held["slower"] else " and is not slowed")
+        for name, held in told["holds"].items()
+    )
 
 
 def span(first: int, last: int) -> str:

@@ -256,7 +256,9 @@ def _scheduler(checkpoint: Checkpoint, resolved: Resolved, *, captured: bool) ->
     )
     prefix = PrefixCache(pool) if config.cache.enable_prefix_caching else None
     growth = Growth(pool.page_size) if config.scheduler.look_ahead else None
-    return Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids, growth, captured=captured)
+    scheduler = Scheduler(limits, pool, prefix, checkpoint.generation.eos_ids, growth)
+    scheduler.captured = captured
+    return scheduler
 
 
 def _accounts(checkpoint: Checkpoint, resolved: Resolved, machine: Machine, known: Ceilings | None) -> Accounts:

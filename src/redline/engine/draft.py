@@ -15,6 +15,9 @@ from redline.engine.request import Sequence
 from redline.plan.roofline import StepWork
 
 
+FORCED_SHARE = 0.5  # what a step that is not captured costs more than one that is, in such steps
+
+
 class Entry(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What one step computes for one sequence: the KV of tokens [start, start + count) and, if `samples`, the next token.
 
@@ -199,9 +202,26 @@ class Draft:
             self.decodes = False
         (self.singles if count == 1 else self.chunks).append(entry)
 
+    def took(self, singles: int, context: int) -> None:
+        """Count in so many entries of one token that sample, which were put into `singles` directly; `context` sums up their lengths."""
+        self.budget -= singles
+        self.num_samples += singles
+        self.context += context
+
     @property
     def num_tokens(self) -> int:
         return self._budget - self.budget
+
+
+def forced_by_one(running: list[Sequence]) -> bool:
+    """Whether forced tokens should wait for their turns, one a step: nobody has prompt tokens left, so the step can be a captured
+    one, and that saves more than computing them at once, where each saves a sequence's share of a step."""
+    forced = 0
+    for seq in running:
+        if seq.num_planned < seq.prompt_len:
+            return False
+        forced += len(seq.tokens) + seq.in_flight - seq.num_planned - 1
+    return forced < FORCED_SHARE * len(running)
 
 
 class Course:

@@ -32,6 +32,7 @@ from redline.engine.deadlines import Deadlines
 from redline.engine.draft import Budget, Course, Draft, MixedBound
 from redline.engine.draft import Entry as Entry
 from redline.engine.draft import Plan as Plan
+from redline.engine.draft import forced_by_one
 from redline.engine.fair import FairShare
 from redline.engine.growth import Growth
 from redline.engine.ledger import Ledger
@@ -43,7 +44,6 @@ from redline.errors import InvalidRequest, Overloaded
 from redline.types import Finish, Request
 
 RETRY_AFTER_S = 1.0  # what a refused request is told to wait
-FORCED_SHARE = 0.5  # about what a step costs more that is not captured, in steps (docs/log.md)
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,20 +67,12 @@ class Scheduler:
     """The state of all requests between admission and end. Not thread-safe: one loop owns it."""
 
     def __init__(
-        self,
-        limits: Limits,
-        pool: PagePool,
-        prefix: PrefixCache | None,
-        eos_ids: Iterable[int],
-        growth: Growth | None = None,
-        *,
-        captured: bool = False,
+        self, limits: Limits, pool: PagePool, prefix: PrefixCache | None, eos_ids: Iterable[int], growth: Growth | None = None
     ) -> None:
-        """With `growth`, sequences start only where nobody is expected to be preempted for it. `captured`: steps of one token for
-        each sequence are, and cost less than others."""
+        """With `growth`, sequences start only where nobody is expected to be preempted for it."""
         self._limits = limits
         self._growth = growth
-        self._captured = captured
+        self.captured = False  # whether steps of one token for each sequence are, and cost less than others
         self.bound: MixedBound | None = None  # of prompts in steps for whose other tokens somebody waits
         self._budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)
         self._pool = pool
@@ -250,7 +242,7 @@ class Scheduler:
     def _continue_running(self, draft: Draft) -> None:
         """Plan the running sequences in order of rank; preemption shortens the list from its end, behind `position`."""
         refs, page_size = self._pool.holders, self._pool.page_size
-        singles, spare, quick, context, by_one = draft.singles, -1, 0, 0, False
+        singles, spare, most, quick, context = draft.singles, -1, 0, 0, 0
         for position, seq in enumerate(self._running):
             start = seq.num_planned
             if start == seq.limit - 1:
@@ -275,28 +267,13 @@ class Scheduler:
                 continue
             if spare < 0:
                 spare = draft.spare(self._running[position:]) - quick
-                by_one = self._captured and self._by_one()
-            most = 1 if by_one else end - start
-            count = self._secure(seq, draft.chunk(seq, start, min(most, spare)), draft)
+                alone = self.captured and not (self._waiting and self._rows)
+                most = 1 if alone and forced_by_one(self._running) else spare
+            count = self._secure(seq, draft.chunk(seq, start, min(end - start, spare, most)), draft)
             spare -= count
             if count:
                 draft.add(seq, count, fresh=False)
-        draft.budget -= quick
-        draft.num_samples += quick
-        draft.context += context
-
-    def _by_one(self) -> bool:
-        """Whether forced tokens should wait for their turns: nobody has prompt tokens left, so the step can be a captured one, and
-        that saves more than computing them at once. Each would be a sequence's share of a step."""
-        running = self._running
-        if self._waiting and self._rows:
-            return False
-        forced = 0
-        for seq in running:
-            if seq.num_planned < seq.prompt_len:
-                return False
-            forced += len(seq.tokens) + seq.in_flight - seq.num_planned - 1
-        return forced < FORCED_SHARE * len(running)
+        draft.took(quick, context)
 
     def _admit_waiting(self, draft: Draft) -> None:
         """Start waiting sequences in order of rank while there are rows, budget, and pages for all their tokens and the next."""

@@ -7,11 +7,13 @@ from typing import Any
 
 from redline.plan.goal import Goal
 from redline.plan.place import Place
+from redline.plan.power_cap import no_power
 from redline.plan.precision import PLANNED
 from redline.plan.predict import Estimate, Load, Step, short
 from redline.plan.proof import describe
 from redline.plan.roofline import weight_count
 from redline.plan.search import Answer, Candidate
+from redline.plan.trade_off import told
 from redline.shapes import ModelShape
 
 Document = dict[str, Any]
@@ -21,8 +23,13 @@ PROMPTS = (128, 512, 4096, 32768)
 MILLI = 1e3
 
 
-def document(model: str, shape: ModelShape, answer: Answer, goal_text: str = "") -> Document:
-    """Everything that `redline plan` says. Times in milliseconds; an estimate is value, low, high and limit."""
+def document(
+    model: str, shape: ModelShape, answer: Answer, goal_text: str = "", power_cap: float | str | None = None
+) -> Document:
+    """Everything that `redline plan` says. Times in milliseconds; an estimate is value, low, high and limit.
+
+    `power_cap` is the cap that `answer` was found under, or "curve".
+    """
     shown, goal = answer.shown, answer.goal
     return {
         "model": model,
@@ -42,7 +49,8 @@ def document(model: str, shape: ModelShape, answer: Answer, goal_text: str = "")
         "steps": _steps(shown) if shown else {},
         "swap_ms": _estimate(shown.predictor.swap_s(shown.footprint.weights_bytes), MILLI) if shown else None,
         "corrections": _corrections(shown) if shown else None,
-        "joules_reason": _joules_reason(shown) if shown else None,
+        "joules_reason": no_power(shown.predictor.place) if shown else None,
+        "power_cap": None if power_cap is None else told(shown, answer.place, goal, power_cap),
         "doubts": [{"reason": reason, "share": short(share)} for reason, share in shown.predictor.doubts] if shown else [],
         "proof": list(answer.proof),
         "ways": list(answer.ways),
@@ -65,6 +73,7 @@ def _place(place: Place) -> Document:
         "memory_mib": place.memory_bytes >> 20,
         "link_gb_s": None if place.link_bytes_per_s is None else short(place.link_bytes_per_s / 1e9),
         "host_gb_s": None if place.host_bytes_per_s is None else short(place.host_bytes_per_s / 1e9),
+        "links": None if place.links is None else dataclasses.asdict(place.links),
         "power_w": place.power_w,
     }
 
@@ -114,6 +123,7 @@ def _loads(shown: Candidate, goal: Goal) -> list[Document]:
                 "ttft_ms": _bar(steady.ttft, MILLI),
                 "tokens_per_s": _bar(steady.tokens_per_s.times(shown.replicas)),
                 "joules_per_token": _estimate(joules),
+                "joules_per_request": _estimate(joules, load.output),
             }
         )
     return rows
@@ -154,13 +164,6 @@ def _corrections(shown: Candidate) -> Document | None:
     """What the forecasts were corrected by; None: nothing was measured here, or it does not count."""
     learned = shown.predictor.corrections
     return None if learned is None else learned.as_dict()
-
-
-def _joules_reason(shown: Candidate) -> str | None:
-    place = shown.predictor.place
-    if place.power_w is None:
-        return f"the power of {place.name} is not known"
-    return None if place.efficiency.watts else f"nobody measured the power of {place.efficiency.name}"
 
 
 def _estimate(value: Estimate | None, scale: float = 1.0) -> Document | None:

@@ -31,7 +31,8 @@ class Efficiency:
     `linear` by rows of the step; `layer_s` seconds per layer, by rows; `decode_attention` and `prompt_attention` by head size,
     shares of the stage's roofline time; `logit_passes` how often float32 logits cross memory; `prompt_s` seconds once per
     step with prompt tokens, `step_s` once per step. `num_points` steps made the curves; of steps left out of a fit nine of ten
-    lie off by at most `error`, as a share. `watts` by rows, as a share of the power limit; None: not measured.
+    lie off by at most `error`, as a share. `watts` by rows is what a step takes at the highest clock, as a share of the power
+    limit: above 1 the limit holds the clock down. None: not measured.
     """
 
     name: str
@@ -72,8 +73,10 @@ HOPPER = Efficiency(
         "15 steps of random:qwen3-8b and random:llama-3.2-1b on one H200, bench/results/2026-11-21.jsonl; attention of prompts: "
         "cuDNN on that card, 600 to 615 TFLOP/s at head size 128 and 316 at 64, of 766"
     ),
-    # Joules per token times tokens, over the milliseconds and 700 W: 569 W at one row to 725 W at 64, 710 W in a long prompt.
-    watts=((1, 0.81), (8, 0.8), (32, 0.94), (64, 1.0), (256, 0.98), (4096, 1.0)),
+    # Steps of 8B and 1B models in graphs, and joules per token times tokens over milliseconds, of 700 W: 665 to 711 W at one row,
+    # 549 to 631 at 8. From 32 rows on the limit holds the clock at 1,905, 1,815 and 1,620 of 1,980 MHz (32, 64, 128 rows), from
+    # which `power_cap.demand_w` has what they would take. Prompts, also at the limit, are taken to be as 128 rows.
+    watts=((1, 0.96), (8, 0.87), (32, 1.09), (64, 1.21), (128, 1.58)),
 )
 """Curves of one H200. Its 15 points lie within 5 % of them, which says little: there are more parameters than points. `error` is what
 `bench/prediction.py fit` finds for points left out of a fit (0.112); no run on another day was held against it yet."""

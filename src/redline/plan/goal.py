@@ -21,6 +21,7 @@ MEASURES: dict[str, tuple[bool, str]] = {
     "tokens_per_s": (False, "output tokens per second of all users"),
     "user_tokens_per_s": (False, "output tokens per second of each user"),
     "joules_per_token": (True, "joules per output token"),
+    "joules_per_request": (True, "joules per answer, its prompt included"),
     "start_ttft_ms": (True, "milliseconds to the first token on an idle engine"),
 }
 LOADS = ("users", "prompt", "output", "context")

@@ -7,7 +7,7 @@ Open `draw`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,17 @@ def check(path: Path) -> None:
         raise ConfigError(f"--plot draws {' or '.join(FORMATS)}, not {path.name}", param="plot")
 
 
-def draw(model: str, shown: Candidate, path: Path) -> None:
-    """Draw the roofline of `shown` with its decode step and a prompt's step. Raises ConfigError where it cannot be written."""
+def draw(model: str, shown: Candidate, path: Path, power: Mapping[str, Any] | None = None) -> None:
+    """Draw the roofline of `shown` with its decode step and a prompt's step. Raises ConfigError where it cannot be written.
+
+    `power` is the document's `power_cap`: a curve in it is drawn beside the roofline.
+    """
     from matplotlib.figure import Figure  # no pyplot: it would look for a display
 
     predictor, load = shown.predictor, shown.load
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, layout="constrained")
-    axes = figure.subplots()
+    rows = power["curve"] if power else None
+    figure = Figure(figsize=(_WIDTH * (1.7 if rows else 1), _HEIGHT), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot(1, 2 if rows else 1, 1)
     decode = predictor.decode(load.users, load.context)
     prompt = predictor.step([(0, min(load.prompt, predictor.tokens))])
     points = [*_points(decode), *_points(prompt)]
@@ -47,10 +51,40 @@ def draw(model: str, shown: Candidate, path: Path) -> None:
     axes.set_title(f"{model} on {predictor.place.name}, {predictor.weights.name}, {predictor.layout}", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
+    if rows and power:
+        _power(figure.add_subplot(1, 2, 2), rows, power["best_w"])
     try:
         figure.savefig(path, format=path.suffix.lower()[1:])
     except OSError as error:
         raise ConfigError(f"the plot could not be written to {path}: {error.strerror}", param="plot") from error
+
+
+def _power(axes: Any, rows: Sequence[Mapping[str, Any]], best_w: float | None) -> None:
+    """Tokens per second and per joule over the cap, each with its bar."""
+    caps = [row["cap_w"] for row in rows]
+    _band(axes, caps, [row["tokens_per_s"] for row in rows], BLUE)
+    axes.set_ylabel("tokens/s", color=BLUE)
+    if all(row["joules_per_token"] for row in rows):
+        other = axes.twinx()
+        joules = [row["joules_per_token"] for row in rows]
+        _band(
+            other, caps, [{"value": 1 / each["value"], "low": 1 / each["high"], "high": 1 / each["low"]} for each in joules], RED
+        )
+        other.set_ylabel("tokens per joule", color=RED)
+        other.set_ylim(bottom=0)
+        other.spines["top"].set_visible(False)
+    if best_w is not None:
+        axes.axvline(best_w, color=GREY, linewidth=1.2)
+        axes.annotate(f"{best_w:g} W", (best_w, 0), xytext=(4, 6), textcoords="offset points", fontsize=8, color=GREY)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("power limit of a card, W")
+    axes.set_title("under a power cap", loc="left")
+    axes.spines["top"].set_visible(False)
+
+
+def _band(axes: Any, xs: Sequence[float], estimates: Sequence[Mapping[str, float]], colour: str) -> None:
+    axes.plot(xs, [each["value"] for each in estimates], "o-", color=colour, markersize=4)
+    axes.fill_between(xs, [each["low"] for each in estimates], [each["high"] for each in estimates], color=colour, alpha=0.15)
 
 
 def _points(step: Step) -> list[tuple[float, float, Part]]:

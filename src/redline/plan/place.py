@@ -17,6 +17,7 @@ from redline.hardware.machine import Machine
 from redline.hardware.specs import CHIPS, Chip, architecture, chip, named
 from redline.plan.corrections import Shelf
 from redline.plan.efficiency import Efficiency, curves
+from redline.plan.links import Links
 
 # Shares of its data sheet that an H200 reached: read 4.59 of 4.8 TB/s, bfloat16 766 of 989.5 TFLOP/s, fp8 1453 of 1979,
 # float32 51.2 of 67, int8 824 of 1979 (bench/results/2026-11-21.jsonl; torch's scaled_mm and _int_mm there). Others are taken to
@@ -45,11 +46,15 @@ class Place:
     doubts: tuple[tuple[str, float], ...]
     link_bytes_per_s: float | None = None  # to the other chips, one direction
     host_bytes_per_s: float | None = None  # from the host's memory
-    power_w: float | None = None  # limit
+    power_w: float | None = None  # limit in force
+    power_full_w: float | None = None  # the limit it is sold with; None: the one in force
+    power_least_w: float | None = None  # the lowest that can be set; None: not known
+    cap_w: float | None = None  # a lower limit that is planned
     on_cpu: bool = False
     taken_bytes: int = 0  # of the memory, in other hands
     unified: bool = False
     announced: bool = False
+    links: Links | None = None  # what was measured of the ways to it; None: the line rates above stand for them
     learned: Shelf | None = None  # what steps took on this machine; None: forecasts stand as they are
 
     @property
@@ -138,6 +143,8 @@ def here(machine: Machine, device: str, known: Ceilings | None, share: float = 0
         link_bytes_per_s=_link(row),
         host_bytes_per_s=row.host_bytes_per_s if row else None,
         power_w=gpu.power_limit_w or (row.board.power_w if row else None),
+        power_full_w=gpu.power_default_w,
+        power_least_w=gpu.power_min_w,
         taken_bytes=gpu.memory_bytes - gpu.free_bytes,
         unified=row.board.unified if row else False,
     )

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from redline.hardware.ceilings import Ceilings
 from redline.plan.contract import Doing
 from redline.plan.efficiency import at
+from redline.plan.links import Links
 from redline.plan.place import Place
+from redline.plan.power_cap import Grip, grip, slowdown
 from redline.plan.precision import HALF, KvFormat, WeightFormat
 from redline.plan.roofline import Stage, StepWork, cost, weight_parts
-from redline.plan.split import Layout, collective_bytes, latency_s, rank_shape, stage_bytes
+from redline.plan.split import ALL_REDUCE_S, Layout, collective_bytes, latency_s, rank_shape, stage_bytes
 from redline.shapes import ModelShape
 
 _ATTENTION = frozenset(("attention", "attention_sliding"))
@@ -32,6 +34,7 @@ PARALLEL_DOUBT = 0.15  # per doubling of the group: nothing was measured but two
 POWER_DOUBT = 0.15  # between joules of one model and another at the same rows
 OTHER_POWER_DOUBT = 0.3  # a chip whose joules were not measured
 SWAP_SHARE = 0.8  # of a host link's rate, in copies from pinned memory
+SWAP_DOUBT, MEASURED_SWAP_DOUBT = 0.25, 0.1  # one long copy is measured; weights come as many
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One stage of a step over all layers: what it takes, its limit, and which resource that limit is of."""
+    """One stage of a step over all layers: what it takes, its limit, and which resource that limit is of.
+
+    `ratio` is its time of multiplying over that of reading.
+    """
 
     name: str
     seconds: float
@@ -82,6 +88,7 @@ class Part:
     bytes: float
     flops: float
     bound: str  # "memory", "compute", "link", "overhead"
+    ratio: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,19 @@ class Step:
         ]
         parts = tuple(dataclasses.replace(part, seconds=seconds) for part, seconds in zip(self.parts, shares, strict=True))
         return Step(Estimate.of(value, error, limit), parts, self.tokens)
+
+    def slower(self, held: Grip) -> Step:
+        """The same step at a clock that a power cap holds down. Links have a clock of their own."""
+        if held.clock >= held.base:
+            return self
+        parts = tuple(
+            part
+            if part.bound == "link"
+            else dataclasses.replace(part, seconds=part.seconds * slowdown(held.clock, held.base, part.ratio))
+            for part in self.parts
+        )
+        error = math.hypot(self.seconds.error, held.doubt)
+        return Step(Estimate.of(sum(part.seconds for part in parts), error, self.seconds.limit), parts, self.tokens)
 
     @property
     def limiting(self) -> str:
@@ -175,7 +195,9 @@ class Predictor:
         few, many = (StepWork.of(kind, logit_rows=len(kind), window=window) if kind else None for kind in kinds)
         work = StepWork.of(part, logit_rows=len(part), window=window)
         doing: Doing = "decode" if work.tokens <= work.sequences else "mixed" if decodes else "prefill"
-        return self._corrected(self._step(work, few, many), doing, work)
+        step = self._corrected(self._step(work, few, many), doing, work)
+        held = grip(self.place, work.tokens)
+        return step if held is None else step.slower(held)
 
     def _corrected(self, step: Step, doing: Doing, work: StepWork) -> Step:
         """`step` by what was seen of such steps; what was promised of them is what `of_work` says."""
@@ -235,21 +257,27 @@ class Predictor:
         ]
 
     def _link(self, work: StepWork) -> list[Part]:
-        """What chips say to each other; nothing on one chip. A link that is not known counts at its latency alone."""
+        """What chips say to each other; nothing on one chip. A link that is not known counts at its latency alone.
+
+        Sums that were measured here take what they took; the limit stays the line rate's, which another way to sum may reach.
+        """
         if self.layout.chips == 1:
             return []
         moved = collective_bytes(self.shape, self.layout, work.tokens, work.logit_rows) + stage_bytes(
             self.shape, self.layout, work.tokens
         )
-        least = moved / self.place.link_bytes_per_s if self.place.link_bytes_per_s else 0.0
-        seconds = least / self.place.efficiency.linear[-1][1] + latency_s(self.shape, self.layout)
+        line, links = self.place.link_bytes_per_s, self.place.links or Links()
+        least = moved / line if line else 0.0
+        taken = moved / links.sums_bytes_per_s if links.sums_bytes_per_s else least / self.place.efficiency.linear[-1][1]
+        seconds = max(taken, least) + latency_s(self.shape, self.layout, links.round_s or ALL_REDUCE_S)
         return [Part("collectives", seconds, least, moved, 0.0, "link")]
 
     def _part(self, stage: Stage, dtype: str, share: float) -> Part:
         reading, multiplying = _seconds(stage, self.place.ceilings, dtype)
         limit = max(_seconds(stage, self.place.peak, dtype))
         bound = "memory" if reading >= multiplying else "compute"
-        return Part(stage.name, max(reading, multiplying) / share, limit, stage.bytes, stage.flops, bound)
+        ratio = multiplying / reading if reading else math.inf
+        return Part(stage.name, max(reading, multiplying) / share, limit, stage.bytes, stage.flops, bound, ratio)
 
     def _multiplies(self, stage: str) -> str:
         """The type that a stage's products are of: the format's own where the chip has it, and the activations' for the head."""
@@ -301,27 +329,54 @@ class Predictor:
         added = load.users * max(0.0, prompt.value - chunks * decode.value)
         added_floor = load.users * max(0.0, (prompt.limit or 0.0) - chunks * (decode.limit or 0.0))
         answer_s, floor = load.output * decode.value + added, load.output * (decode.limit or 0.0) + added_floor
-        error = self.error if self.corrections is None else max(decode.error, last.error)
+        plain = self.corrections is None and not self._held
+        error = self.error if plain else max(decode.error, last.error)
         between = Estimate.of(answer_s / load.output, error, floor / load.output)
         return Steady(decode, last if load.users > 1 else decode, first, between.inverse(load.users))
 
     def joules_per_token(self, load: Load) -> Estimate | None:
         """Of an output token, prompts included; None where the chip's power is not known or nobody measured its shares."""
-        curves = self.place.efficiency.watts
-        if self.place.power_w is None or curves is None:
+        watts = self.mean_watts(load)
+        if watts is None:
             return None
-        watts = at(curves, load.users) * self.place.power_w * self.layout.chips
-        power = POWER_DOUBT if self.place.measured else OTHER_POWER_DOUBT
         rate = self.steady(load).tokens_per_s
-        error = math.hypot(self.error if self.corrections is None else rate.value / rate.low - 1, power)
-        return Estimate.of(watts / rate.value, error)
+        plain = self.corrections is None and not self._held
+        error = math.hypot(self.error if plain else rate.value / rate.low - 1, self._power_doubt)
+        return Estimate.of(watts.value * self.layout.chips / rate.value, error)
+
+    def mean_watts(self, load: Load) -> Estimate | None:
+        """What one chip takes on average, steps with prompts at their power; no more than the limit in force or the cap."""
+        chunk = min(load.prompt, max(1, self.tokens - load.users))
+        decode, prompt = grip(self.place, load.users), grip(self.place, chunk + load.users - 1)
+        if decode is None or prompt is None or self.place.power_w is None:
+            return None
+        steady = self.steady(load)
+        waiting = 0.5 * steady.itl.value if load.users > 1 else 0.0
+        answer_s = load.output * load.users / steady.tokens_per_s.value
+        prompted = min(1.0, load.users * (steady.ttft.value - waiting) / answer_s)
+        value = prompted * prompt.watts + (1 - prompted) * decode.watts
+        most = min(self.place.power_w, self.place.cap_w or math.inf)
+        found = Estimate.of(value, self._power_doubt)
+        return dataclasses.replace(found, high=max(value, min(found.high, most)))
+
+    @property
+    def _power_doubt(self) -> float:
+        return POWER_DOUBT if self.place.measured else OTHER_POWER_DOUBT
+
+    @property
+    def _held(self) -> bool:
+        """Whether a lower limit is in force or planned than that of the place's rates."""
+        place = self.place
+        return place.cap_w is not None or (not place.measured and place.power_full_w not in (None, place.power_w))
 
     def swap_s(self, weight_bytes: float) -> Estimate | None:
         """Seconds to bring one chip's weights from host memory; None where the way to the chip is not known."""
-        if self.place.host_bytes_per_s is None:
+        line, measured = self.place.host_bytes_per_s, (self.place.links or Links()).host_bytes_per_s
+        if measured is not None:
+            return Estimate.of(weight_bytes / measured, MEASURED_SWAP_DOUBT, weight_bytes / max(measured, line or 0.0))
+        if line is None:
             return None
-        least = weight_bytes / self.place.host_bytes_per_s
-        return Estimate.of(least / SWAP_SHARE, 0.25, least)
+        return Estimate.of(weight_bytes / line / SWAP_SHARE, SWAP_DOUBT, weight_bytes / line)
 
 
 def _seconds(stage: Stage, ceilings: Ceilings, dtype: str) -> tuple[float, float]:
@@ -353,7 +408,7 @@ def _doubts(place: Place, weights: WeightFormat, kv: KvFormat, layout: Layout) -
         found.append((f"no kernel was measured for {' and '.join(dict.fromkeys(planned))}", PLANNED_DOUBT))
     if layout.chips > 1:
         found.append(("nothing of this version was measured on several chips", PARALLEL_DOUBT * math.log2(2 * layout.chips) / 2))
-        if place.link_bytes_per_s is None:
+        if place.link_bytes_per_s is None and (place.links or Links()).sums_bytes_per_s is None:
             found.append(("the rate of the link between the chips is not known", PLANNED_DOUBT))
     return tuple(found)
 

@@ -91,17 +91,7 @@ def resolve(
     threads = pick("num_threads", config.device.num_threads, (machine.cpu.cores, "one per core that may be used"))
 
     budget, budget_reason = _budget(config, machine, gpu, free_bytes)
-    budget = dataclasses.replace(budget, total_bytes=budget.total_bytes - determinism.scratch_bytes(config.device.determinism))
-    graphs = gpu is not None and not config.device.enforce_eager and shape.moe is None
-    limits = Limits(
-        max_num_seqs=num_seqs,
-        max_num_batched_tokens=num_tokens,
-        max_model_len=shape.max_position,
-        prefix_caching=config.cache.enable_prefix_caching,
-        num_pages=config.cache.num_pages,
-        graphs=graphs,
-        gpu=gpu is not None,
-    )
+    limits = _limits(config, shape, num_seqs, num_tokens, gpu)
     element = DTYPE_BYTES[dtype]
     given = config.model.max_model_len
     if given is None:
@@ -124,6 +114,19 @@ def resolve(
         device=dataclasses.replace(config.device, device=device, num_threads=threads),
     )
     return Resolved(resolved, memory, reasons, notes)
+
+
+def _limits(config: EngineConfig, shape: ModelShape, num_seqs: int, num_tokens: int, gpu: Gpu | None) -> Limits:
+    """With the model's own context, before it is known what the memory allows."""
+    return Limits(
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=num_tokens,
+        max_model_len=shape.max_position,
+        prefix_caching=config.cache.enable_prefix_caching,
+        num_pages=config.cache.num_pages,
+        graphs=gpu is not None and not config.device.enforce_eager and shape.moe is None,
+        gpu=gpu is not None,
+    )
 
 
 def choose_device(machine: Machine) -> tuple[str, str]:
@@ -200,6 +203,8 @@ def _budget(config: EngineConfig, machine: Machine, gpu: Gpu | None, free_bytes:
         share = config.cache.gpu_memory_utilization
         reason = f"what {share:.0%} of {gpu.name} leaves beside weights and workspace, and no more than the longest batch needs"
         budget = Budget(int(share * gpu.memory_bytes) - used, gpu.device, None, kv_asked)
+    scratch = determinism.scratch_bytes(config.device.determinism)
+    budget = dataclasses.replace(budget, total_bytes=budget.total_bytes - scratch)
     return budget, "as --kv-cache-memory asks" if kv_asked is not None else reason
 
 

@@ -107,6 +107,8 @@ class Candidate:
         """The forecast of one of `goal.MEASURES`, in its unit."""
         if name == "joules_per_token":
             return self.joules
+        if name == "joules_per_request":
+            return self.joules.times(self.load.output) if self.joules else None
         if name in ("tokens_per_s", "user_tokens_per_s"):
             return self.tokens_per_s if name == "tokens_per_s" else self.itl.inverse()
         if name == "start_ttft_ms":

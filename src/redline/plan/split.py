@@ -76,10 +76,10 @@ def collective_bytes(shape: ModelShape, layout: Layout, tokens: int, logit_rows:
     return (2 * sums + gathered) * (n - 1) / n
 
 
-def latency_s(shape: ModelShape, layout: Layout) -> float:
-    """Seconds that the sums of a step wait whatever their size, growing with the logarithm of the group."""
+def latency_s(shape: ModelShape, layout: Layout, round_s: float = ALL_REDUCE_S) -> float:
+    """Seconds that the sums of a step wait whatever their size, growing with the logarithm of the group; `round_s` over two chips."""
     rounds = math.log2(layout.tensor) if layout.tensor > 1 else 0.0
-    return 2 * shape.num_layers * ALL_REDUCE_S * rounds
+    return 2 * shape.num_layers * round_s * rounds
 
 
 def stage_bytes(shape: ModelShape, layout: Layout, tokens: int) -> float:

@@ -188,6 +188,10 @@ def test_machines_are_ranked_by_speed_joules_and_cost(tmp_path: Path) -> None:
         ((MODEL, "--on", "h200", "--prices", __file__), "--prices needs --compare"),
         ((MODEL, "--compare", "h200", "--prices", __file__), "is no JSON file"),
         ((MODEL, "--on", "h200", "--plot", "x.gif"), ".png or .svg"),
+        ((MODEL, "--on", "h200", "--power-cap", "much"), "write watts"),
+        ((MODEL, "--on", "h200", "--power-cap", "200"), "a cap of 200 W is below 280 W"),
+        ((MODEL, "--on", "gb10", "--power-cap", "100"), "no cap can be planned"),
+        ((MODEL, "--compare", "h100,h200", "--power-cap", "400"), "--power-cap goes with one machine"),
         (("no-such-model", "--on", "h200"), "no-such-model"),
     ],
 )
@@ -202,6 +206,64 @@ def test_prices_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (tmp_path / "p.json").write_text(text)
         assert main(["plan", MODEL, "--compare", "h100", "--prices", str(tmp_path / "p.json")]) == 2
         assert "redline: " in capsys.readouterr().err
+
+
+def test_a_plan_under_a_power_cap_says_what_it_costs_and_what_one_would_type() -> None:
+    plain, same, capped = (
+        json.loads(run(MODEL, "--on", "h200", "--goal", "users=16", *more, "--json").stdout)
+        for more in ((), ("--power-cap", "700"), ("--power-cap", "400W"))
+    )
+    assert plain["power_cap"] is None and same.pop("power_cap")["command"] is None
+    assert same == {key: value for key, value in plain.items() if key != "power_cap"}, "the limit in force changes nothing"
+    told = capped["power_cap"]
+    assert told["cap_w"] == 400 and told["command"] == "sudo nvidia-smi --power-limit=400" and told["curve"] is None
+    assert told["holds"]["decode"]["slower"] and 0.3 < told["holds"]["prompt"]["clock"] < 1
+    for was, now in zip(plain["loads"], capped["loads"], strict=True):
+        for key in ("itl_ms", "ttft_ms"):
+            assert now[key]["value"] > was[key]["value"] and now[key]["high"] > was[key]["high"]
+        assert now["tokens_per_s"]["value"] < was["tokens_per_s"]["value"]
+    one = [document["loads"][0]["joules_per_token"]["value"] for document in (plain, capped)]
+    assert one[1] < 0.75 * one[0], "decode of one sequence waits for the memory"
+    text = run(MODEL, "--on", "h200", "--goal", "users=16", "--power-cap", "400").stdout
+    assert "power cap    400 W of 700 W a card: decode takes" in text and "(redline changes no card's limit)" in text
+    assert "nothing changes" in run(MODEL, "--on", "h200", "--power-cap", "900").stdout
+
+
+def test_the_curve_of_caps_is_printed_with_its_best_in_half_a_second_with_torch_blocked() -> None:
+    arguments = ["plan", MODEL, "--on", "h200", "--goal", "users=16, itl_ms<=8, best=tokens_per_joule", "--power-cap", "curve"]
+    environment = os.environ | {"PYTHONPATH": str(Path(plan.__file__).parents[2])}
+    seconds = []
+    while not seconds or (min(seconds) >= 0.5 and len(seconds) < 3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", HOOK, *arguments], capture_output=True, text=True, timeout=60, env=environment
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append((after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("cap W"))
+    rows = [line.split() for line in lines[first + 1 :] if line[:5].strip().isdigit()]
+    assert [row[0] for row in rows][0] == "280" and [row[0] for row in rows][-1] == "700"
+    (best,) = [line for line in lines if "most tokens per joule" in line]
+    (command,) = [line for line in lines if line.startswith("to set it")]
+    assert f"--power-limit={best.split()[0]} " in command
+    assert any(line.startswith("under a cap  66 published points of 6 cards") for line in lines)
+    assert min(seconds) < 0.5
+
+
+def test_where_power_is_not_known_the_curve_says_why() -> None:
+    done = run(MODEL, "--on", "rubin", "--power-cap", "curve")
+    assert done.exit_code == 0 and "power cap    no curve: the power of Rubin R100 is not known" in done.stdout
+    assert json.loads(run(MODEL, "--on", "gb10", "--power-cap", "curve", "--json").stdout)["power_cap"]["curve"] is None
+
+
+def test_the_curve_is_drawn_beside_the_roofline(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    alone, both = tmp_path / "alone.svg", tmp_path / "both.svg"
+    for file, more in ((alone, ()), (both, ("--power-cap", "curve"))):
+        assert run(MODEL, "--on", "h200", "--plot", str(file), *more).exit_code == 0
+    assert len(both.read_text()) > len(alone.read_text()) and "under a power cap" in both.read_text()
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
