@@ -24,7 +24,7 @@ from redline.bench.report import Column, Rates, Voice
 from redline.config import AUTO
 from redline.errors import InvalidRequest
 from redline.hardware import Ceilings, Machine, ceilings, detect, identify
-from redline.kernels import all_specs, probes
+from redline.kernels import all_specs, probes, timing
 from redline.kernels.op import DTYPES, Inputs, OpSpec
 from redline.kernels.tolerance import TOLERANCES, rms_ratio
 from redline.ops import Axes
@@ -181,7 +181,7 @@ class Timer:
         if self.device.type == "cpu":
             return [seconds / copies for seconds in self._on_host(once)], False
         with torch.cuda.device(self.device):
-            replay, captured = self._captured(once)
+            replay, captured = timing.captured(once, self.device)
             return [seconds / copies for seconds in self._on_device(replay)], captured
 
     def _on_host(self, once: Callable[[], None]) -> list[float]:
@@ -197,20 +197,7 @@ class Timer:
             samples.append((time.perf_counter() - began) / times)
         return samples
 
-    def _captured(self, once: Callable[[], None]) -> tuple[Callable[[], None], bool]:
-        """`once` as a CUDA graph, after a warm-up; itself where it cannot be captured."""
-        once()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                once()
-        except RuntimeError:
-            torch.cuda.synchronize()
-            return once, False
-        return graph.replay, True
-
-    def _on_device(self, replay: Callable[[], None]) -> list[float]:
+    def _on_device(self, replay: timing.Call) -> list[float]:
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
         def timed(times: int) -> float:

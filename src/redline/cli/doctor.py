@@ -1,7 +1,7 @@
 """`redline doctor`: what this machine is, what it can do (measured once and kept), what would be chosen, what is wrong.
 
-The findings are `hardware.doctor`'s, the choices `plan.resolve`'s and the text `cli.doctor_page`'s; this file measures. Open
-`command`.
+The findings are `hardware.doctor`'s, the choices `plan.resolve`'s and the text `cli.doctor_page`'s; this file measures the
+ceilings, and `cli.doctor_survey` the rest. Open `command`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from redline import env
+from redline.cli import doctor_survey
 from redline.cli.doctor_page import text
 from redline.cli.options import JSON
 from redline.cli.progress import Progress
@@ -28,7 +29,12 @@ BROKEN = 2
 
 
 @click.command("doctor")
-@click.option("--measure", "again", is_flag=True, help="Measure anew, even what was measured before, and busy or capped cards.")
+@click.option(
+    "--measure",
+    "again",
+    is_flag=True,
+    help="Measure everything anew, also what a first run leaves out, and busy or capped cards.",
+)
 @click.option("--no-measure", "never", is_flag=True, help="Measure nothing: show what is known.")
 @JSON
 @click.pass_context
@@ -36,15 +42,22 @@ def command(ctx: click.Context, again: bool, never: bool, as_json: bool) -> None
     """Say what this machine is, what it can do, what would be chosen and what is wrong.
 
     Read bandwidth and matrix rates are measured on the first run (some seconds for each device) and kept; a card that is
-    busy, throttled or power-capped is not measured unless --measure says so. Exit code 0: all that is here can be used, also
+    busy, throttled or power-capped is not measured unless --measure says so. --measure adds copies, launches, products by size,
+    attention, the disk and the ways between host and GPUs (20 seconds in all, 4 more for each GPU after the second). Exit code 0: all that is here can be used, also
     where warnings say that it could be faster, and where there is no GPU. Exit code 2: something is broken and must be mended
     (a driver, a card, torch's build), or the options contradict each other.
     """
     if again and never:
         raise click.UsageError("--measure and --no-measure contradict each other")
     machine = detect(visible=env.visible_gpus(), models=env.cache_dir())
-    ceilings, refused = known_ceilings(machine, again=again, never=never, quiet=as_json)
-    report = examine(machine, ceilings, refused)
+    if again:
+        with doctor_survey.prepared(machine, quiet=as_json) as (group, until):
+            ceilings, refused = known_ceilings(machine, again=True, never=False, quiet=as_json)
+            surveys = doctor_survey.measured(machine, ceilings, group, until, quiet=as_json)
+    else:
+        ceilings, refused = known_ceilings(machine, again=False, never=never, quiet=as_json)
+        surveys = doctor_survey.kept(machine)
+    report = examine(machine, ceilings, refused, surveys)
     choices, learned = chosen(machine), corrections(machine, ceilings)
     if as_json:
         kept = {device: [each.as_dict() for each in found] for device, found in learned.items()}

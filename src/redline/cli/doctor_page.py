@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from redline.cli import survey_page
 from redline.hardware.ceilings import Ceilings
 from redline.hardware.doctor import Report
 from redline.hardware.machine import Cpu, Gpu, GpuPath, Machine, Untold
@@ -31,6 +32,9 @@ def text(report: Report, choices: dict[str, dict[str, Any]], learned: Mapping[st
     rows += [(f"{path.first} and {path.second}", _path(path)) for path in machine.paths]
     rows += [("not told", sentence) for sentence in _untold((*machine.untold, *machine.cpu.untold))]
     rows += [("can do", f"{device}: {_rates(ceilings)}") for device, ceilings in report.ceilings.items()]
+    rows += [row for survey in report.surveys.values() for row in survey_page.rows(survey)]
+    if not report.surveys:
+        rows.append(("measured", "no copies, launches, products by size, attention and links yet: redline doctor --measure"))
     rows += [("learned", f"{device}: {_learned(each)}") for device, kept in (learned or {}).items() for each in kept]
     rows += [("would take", f"{name.replace('_', '-')} {choice['value']}: {choice['why']}") for name, choice in choices.items()]
     lines = [f"{name:<{_WIDTH}} {value}" for name, value in rows]

@@ -120,13 +120,14 @@ def _this_machine(share: float, *, corrections: bool) -> Place:
     from redline.hardware.ceilings import identify, load
     from redline.hardware.detect import detect
     from redline.plan.corrections import Shelf
+    from redline.plan.links import links_of
     from redline.plan.resolve import choose_device
 
     machine = detect(visible=env.visible_gpus())
     device, _ = choose_device(machine)
     identity = identify(machine, device)
     known = load(identity)
-    place = here(machine, device, known, share)
+    place = dataclasses.replace(here(machine, device, known, share), links=links_of(machine, device))
     return dataclasses.replace(place, learned=Shelf(identity, known)) if corrections else place
 
 

@@ -14,7 +14,6 @@ import msgspec
 from redline.engine.request import Sequence
 from redline.plan.roofline import StepWork
 
-
 FORCED_SHARE = 0.5  # what a step that is not captured costs more than one that is, in such steps
 
 

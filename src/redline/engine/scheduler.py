@@ -29,10 +29,9 @@ import msgspec
 
 from redline.engine.admission import Limits, token_limit
 from redline.engine.deadlines import Deadlines
-from redline.engine.draft import Budget, Course, Draft, MixedBound
+from redline.engine.draft import Budget, Course, Draft, MixedBound, forced_by_one
 from redline.engine.draft import Entry as Entry
 from redline.engine.draft import Plan as Plan
-from redline.engine.draft import forced_by_one
 from redline.engine.fair import FairShare
 from redline.engine.growth import Growth
 from redline.engine.ledger import Ledger
@@ -280,9 +279,8 @@ class Scheduler:
         waiting = self._waiting
         if not (waiting and self._rows and draft.budget):
             return
-        pages = self._unclaimed()
+        pages, position = self._unclaimed(), 0
         draft.listens([])
-        position = 0
         while position < len(waiting) and self._rows and draft.budget:
             seq = waiting[position]
             if not seq.ready or _waits_for_parent(seq, draft):

@@ -28,7 +28,7 @@ from redline.hardware.machine import Cpu, Gpu, Machine
 from redline.hardware.specs import Chip, chip
 
 _FORMAT = 1  # raised when an old file's figures must not be believed any more
-_OVER_DATA_SHEET = 1.15  # a faster sample than this was served by a cache, or the clock was wrong
+OVER_DATA_SHEET = 1.15  # a faster sample than this was served by a cache, or the clock was wrong
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _check(identity: DeviceIdentity, ceilings: Ceilings) -> None:
     for name, rate in rates.items():
         if not (math.isfinite(rate) and rate > 0):
             raise InternalError(f"the ceiling {name} of {identity.name} is {rate}")
-        if rate > peaks.get(name, math.inf) * _OVER_DATA_SHEET:
+        if rate > peaks.get(name, math.inf) * OVER_DATA_SHEET:
             raise InternalError(f"measured {name} of {identity.name} is {rate:.3g}, its data sheet says {peaks[name]:.3g}")
 
 

@@ -89,13 +89,20 @@ def blocked(machine: Machine, gpu: Gpu) -> str | None:
 
 def unfit(gpu: Gpu) -> str | None:
     """Why figures measured on this card now would not be the card's; None: measure."""
+    if why := disturbed(gpu):
+        return why
+    if _capped(gpu):
+        return f"its power is capped at {gpu.power_limit_w:.0f} W of {gpu.power_default_w:.0f} W"
+    return None
+
+
+def disturbed(gpu: Gpu) -> str | None:
+    """Why figures measured on this card now would not even be its own under its present power limit; None: they would."""
     if gpu.utilization is not None and gpu.utilization > _BUSY_TIME:
         return f"it is busy, kernels of other programs run {gpu.utilization:.0%} of the time"
     holding = _holding(gpu)
     if holding:
         return f"it is throttled by {holding}"
-    if _capped(gpu):
-        return f"its power is capped at {gpu.power_limit_w:.0f} W of {gpu.power_default_w:.0f} W"
     return None
 
 

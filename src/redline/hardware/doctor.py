@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redline.hardware import complaints
@@ -16,11 +16,14 @@ from redline.hardware.complaints import Finding, Severity
 from redline.hardware.machine import Gpu, Machine
 from redline.hardware.power import throttles
 from redline.hardware.specs import architecture, chip
+from redline.hardware.survey import Survey
 
 __all__ = ["Finding", "Report", "Severity", "examine"]
 
 _GIBI = 1 << 30
 _WEAK_READ = 0.7  # measured bandwidth under this share of the data sheet's means that something is wrong
+_WAYS = ("host to device", "device to host")
+_WEAK_WAY = 0.5  # of the line rate; sound slots reach 0.8 to 0.9
 _NOISY = 0.25
 _LITTLE_MEMORY = 2 * _GIBI
 _LITTLE_DISK = 10 * _GIBI
@@ -34,6 +37,7 @@ class Report:
     machine: Machine
     ceilings: Mapping[str, Ceilings]
     findings: tuple[Finding, ...]
+    surveys: Mapping[str, Survey] = field(default_factory=dict)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -68,22 +72,30 @@ class Report:
             "storage": machine.storage and _record(machine.storage),
             "untold": dict(machine.untold),
             "ceilings": {device: _record(known) for device, known in _known(machine, self.ceilings).items()},
+            "surveys": {device: survey.as_dict() for device, survey in self.surveys.items()},
             "findings": [_record(finding) for finding in self.findings],
         }
 
 
-def examine(machine: Machine, ceilings: Mapping[str, Ceilings], refused: Mapping[str, str] | None = None) -> Report:
+def examine(
+    machine: Machine,
+    ceilings: Mapping[str, Ceilings],
+    refused: Mapping[str, str] | None = None,
+    surveys: Mapping[str, Survey] | None = None,
+) -> Report:
     """Judge a machine. `ceilings` holds what was measured, by device (`cpu`, `cuda:0`); a device may be missing.
 
     `refused` has the reason for each device that was not measured because the figures would not have been its own.
+    `surveys` is what else was measured, by device, of all GPUs together under `cuda`.
     """
     findings = [*_host_findings(machine), *_storage_findings(machine)]
     findings += _ceiling_findings(machine, ceilings, refused or {})
+    findings += _survey_findings(surveys or {})
     for gpu in machine.gpus:
         findings += complaints.of_gpu(gpu)
     findings += complaints.of_software(machine)
     findings += complaints.of_several(machine)
-    return Report(machine, dict(ceilings), tuple(findings))
+    return Report(machine, dict(ceilings), tuple(findings), dict(surveys or {}))
 
 
 def describe(gpu: Gpu) -> dict[str, Any]:
@@ -157,6 +169,18 @@ def _ceiling_findings(machine: Machine, ceilings: Mapping[str, Ceilings], refuse
                 "warning",
                 f"{device}: repeated measurements lay {measured.spread:.0%} apart, so others were using the machine: run redline doctor --measure when it is quiet",
             )
+
+
+def _survey_findings(surveys: Mapping[str, Survey]) -> Iterator[Finding]:
+    """Ways that carry far less than they could."""
+    for device, survey in surveys.items():
+        for figure in survey.figures:
+            if figure.name in _WAYS and figure.share is not None and figure.share < _WEAK_WAY and not survey.despite:
+                yield Finding(
+                    "warning",
+                    f"{device}: {figure.name} copies reach {figure.share:.0%} of what the way carries: look at the slot's lanes and "
+                    "generation, and at which memory node this process runs on",
+                )
 
 
 def _devices(machine: Machine) -> Iterator[tuple[str, str]]:

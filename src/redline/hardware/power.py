@@ -75,6 +75,15 @@ def power_source(machine: Machine, device: str, nvml: Callable[[], Nvml] = conne
     return PowerSource(joules, throttled, no_joules, no_throttled)
 
 
+def clocks_held(source: PowerSource) -> tuple[str, ...]:
+    """What holds the clocks down now, by name; nothing where that is not told. A card at its full power limit is at work, not ill."""
+    try:
+        names = source.throttled() if source.throttled is not None else ()
+    except NvmlUnavailable:
+        return ()
+    return tuple(name for name in names if name != "sw_power_cap")
+
+
 def energy_counter(machine: Machine, device: str, nvml: Callable[[], Nvml] = connect) -> Callable[[], float] | None:
     """A function that tells the joules `device` has taken since some moment in the past; None where nothing counts them."""
     return power_source(machine, device, nvml).joules

@@ -1,9 +1,9 @@
-"""Micro-benchmarks of a device: how fast it reads memory and how fast it multiplies matrices.
+"""Micro-benchmarks of a device: how fast it reads memory and how fast it multiplies matrices, and on demand a dozen more.
 
-They return the rates of single repeats; `hardware.ceilings` decides what to make of them. Operands are random (constant
-data draws less power and runs faster than any model), and a read never finds its data in a cache: the buffer is several
-times the last one. Everything together takes under 1.5 s on two CPU cores and under 3 s on a GPU. Knows nothing of
-models. Open `measure` first.
+They return the rates of single repeats; `hardware.ceilings` and `hardware.survey` decide what to make of them. Operands are
+random (constant data draws less power and runs faster than any model), and a read never finds its data in a cache: the buffer is
+several times the last one. The ceilings take under 1.5 s on two CPU cores and under 3 s on a GPU, and are all that a start needs;
+the survey is for `redline doctor`. Knows nothing of models. Open `measure` first, then `survey`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from collections.abc import Callable
 import torch
 
 from redline.errors import ConfigError
-from redline.hardware import ceilings
+from redline.hardware import ceilings, disk
+from redline.hardware import survey as surveys
 from redline.hardware.ceilings import Ceilings, Probes
+from redline.hardware.complaints import disturbed
 from redline.hardware.machine import Machine
+from redline.hardware.power import clocks_held, power_source
+from redline.hardware.survey import Probe, Survey
+from redline.kernels import probes_attention, probes_launch, probes_linear
+from redline.kernels.probes_linear import Linear
 
 _CPU_READ_BYTES = 256 << 20  # at least; four times the last-level cache where that is more
 _CPU_MOST_BYTES = 1 << 30
 _CPU_CACHES = 4
+_USUAL_CACHE_BYTES = 32 << 20  # of a CPU that does not tell
 _CPU_READS = 10
 _CPU_MATMUL_MNK = (512, 2048, 2048)  # a prefill chunk against a layer of a small model
 _CPU_MATMULS = 6
@@ -58,6 +65,45 @@ def probes(device: torch.device, dtypes: tuple[torch.dtype, ...], *, cache_bytes
         read=functools.partial(read, device),
         matmul={str(dtype).removeprefix("torch."): functools.partial(matmul, device, dtype) for dtype in dtypes},
     )
+
+
+def survey(machine: Machine, device: str, dtype: str, until: float, *, linear: Linear = torch.nn.functional.linear) -> Survey:
+    """Measure the rest of what `device` does, up to `until` of `time.monotonic`, and keep it for next time.
+
+    `dtype` is the type of a model's activations there, by torch's name; `linear` the layers' product. Raises ConfigError for a
+    device that is not here.
+    """
+    found = survey_probes(torch.device(device), getattr(torch, dtype), cache_bytes=machine.cpu.l3_bytes, linear=linear)
+    gpu = machine.gpu(device)
+    if gpu is None:
+        found.insert(0, disk.read_probe(machine.storage))
+    return surveys.take(
+        ceilings.identify(machine, device),
+        found,
+        until,
+        sheet=surveys.sheet_of(machine, device),
+        despite=(disturbed(gpu) or "") if gpu is not None else "",
+        held=functools.partial(clocks_held, power_source(machine, device)),
+    )
+
+
+def survey_probes(
+    device: torch.device, dtype: torch.dtype, *, cache_bytes: int | None = None, linear: Linear = torch.nn.functional.linear
+) -> list[Probe]:
+    """What is measured beyond the ceilings, the short and telling first. `cache_bytes` is the CPU's last-level cache."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        cache_bytes = properties.L2_cache_size
+        usual = (torch.bfloat16, torch.float16) if properties.major >= 8 else (torch.float16,)
+    else:
+        usual = (torch.float32, torch.bfloat16)
+    dtypes = tuple(dict.fromkeys((dtype, *usual)))
+    return [
+        *probes_launch.copies(device),
+        *probes_launch.launches(device),
+        *probes_attention.probes(device, dtype),
+        *probes_linear.probes(device, dtypes, cache_bytes or _USUAL_CACHE_BYTES, linear),
+    ]
 
 
 def _cpu_read(device: torch.device, cache_bytes: int | None) -> list[float]:

@@ -27,13 +27,14 @@ SHARED_BYTES = 216 * 1024  # of a block's stages
 @dataclass(frozen=True)
 class Form:
     """How a kernel cuts its work: rows it is padded to, 64-row and 64-input blocks of a tile of weights, tiles on their way into
-    shared memory, blocks that share a tile's inputs."""
+    shared memory, blocks that share a tile's inputs, blocks that fetch X together."""
 
     rows: int
     blocks: int
     depth: int
     stages: int
     cluster: int = 1
+    share: int = 1
 
     @property
     def stage_bytes(self) -> int:
@@ -105,7 +106,8 @@ def arrivals(device: torch.device) -> Tensor:
 
 def definitions(form: Form, kind: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
     """What cuda/skinny.cu is compiled with."""
-    cut = {"ROWS": form.rows, "BLOCKS": form.blocks, "DEPTH": form.depth, "STAGES": form.stages, "CLUSTER": form.cluster}
+    cut = {"ROWS": form.rows, "BLOCKS": form.blocks, "DEPTH": form.depth, "STAGES": form.stages}
+    cut |= {"CLUSTER": form.cluster, "SHARE": form.share}
     return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
 
 
@@ -181,10 +183,12 @@ def _launch(
         return one_row_cuda.launch(kind, own, device, scaled=scaled, biased=biased, gelu=gelu)
     form = form_for(kind, outputs, inputs, rows, processors)
     tiles = form.tiles(kind, outputs)
-    blocks = tiles * form.cluster if form.cluster > 1 else min(tiles, form.blocks_per_processor * processors)
-    maps = [_weight_map(weight_NK, kind == GATED), tensor_map(x_TK, form.rows)]
+    maps = [_weight_map(weight_NK, kind == GATED), tensor_map(x_TK, form.rows // form.share)]
     kernel = _kernel(form, kind, scaled, biased, gelu, device)
-    kernel.launch(blocks, [*maps, _Arguments(**told)], dependent=True, cluster=form.cluster)
+    together, clusters = form.cluster * form.share, ceil_div(tiles, form.share)
+    if form.cluster == 1:  # a block goes on with its next tile
+        clusters = min(clusters, form.blocks_per_processor * processors if together == 1 else kernel.most_clusters(together))
+    kernel.launch(clusters * together, [*maps, _Arguments(**told)], dependent=True, cluster=together)
 
 
 def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, first: bool = False) -> Tensor:

@@ -87,7 +87,7 @@ def needed_workspace(
         max_len=limits.max_model_len,
         page_size=page_size,
         gpu=limits.gpu,
-        graphs=limits.graphs,
+        graph_rows=limits.max_num_seqs if limits.graphs else 0,
     )
     return found
 

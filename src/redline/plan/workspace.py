@@ -18,10 +18,10 @@ PROMPT_TOKENS = 1024  # of one sequence, in a captured step
 
 _STREAM_BYTES = 8  # the residual stream in float32, before a layer and behind it
 _TABLE_BYTES = 4  # cosines, sines, tokens and pages
-_LOGIT_BYTES = 16  # a step's float32 logits, those without penalties, log-probabilities, and the rows that have penalties
+_LOGIT_BYTES = 24  # a step's float32 logits, those without penalties, log-probabilities, and the rows that have penalties
 _GRAPH_LOGIT_BYTES = 4  # of a captured step, whose tokens are chosen where the logits lie
 _HANDED_OUT_BYTES = 4  # the logits of captured steps for whatever is done op by op: masks, penalties, log-probabilities
-_FITS = 1.1  # what an allocator needs for tensors of changing sizes, over what they take
+_FITS = 1.4  # what an allocator needs for tensors of changing sizes, over what they take: it cuts its memory and cannot move them
 _LEAST_STEP = 224 * _MEBI  # attention by a vendor's library is held against float32 once
 _CUBLAS_BYTES = 32 * _MEBI  # of each stream that multiplies
 _LIBRARY_BYTES = 160 * _MEBI  # code of torch's, cuBLAS's and cuDNN's kernels, loaded when they first run
@@ -48,26 +48,34 @@ class Workspace:
 
 
 def workspace(
-    shape: ModelShape, dtype_bytes: int, *, rows: int, tokens: int, max_len: int, page_size: int, gpu: bool, graphs: bool
+    shape: ModelShape,
+    dtype_bytes: int,
+    *,
+    rows: int,
+    tokens: int,
+    max_len: int,
+    page_size: int,
+    gpu: bool,
+    graph_rows: int,
 ) -> Workspace:
     """The workspace of steps of at most `rows` sequences and `tokens` tokens, with contexts of at most `max_len` tokens.
 
-    `gpu`: the device has a driver and libraries of its own; `graphs`: steps are captured.
+    `gpu`: the device has a driver and libraries of its own. Steps of up to `graph_rows` sequences are captured; 0: none.
     """
     per_token, logits = _token_bytes(shape, dtype_bytes), shape.vocab_size
     sampled = 4 * tokens * shape.hidden_size + max(rows, PROMPT_SCORE_ROWS) * logits * _LOGIT_BYTES
     step = int(_FITS * max(tokens * per_token, sampled))
-    kept = _tables(shape, rows, max_len, page_size)
+    kept = _tables(shape, max(rows, graph_rows), max_len, page_size)
     if not gpu:
         return Workspace(step, 0, kept, 0)
     step = max(step, _LEAST_STEP)
     kept += _CUBLAS_BYTES
-    if not graphs:
+    if not graph_rows:
         return Workspace(step, 0, kept, _LIBRARY_BYTES)
     prompt = min(PROMPT_TOKENS, max_len) * per_token
-    captured = int(_FITS * max(prompt, rows * (per_token + logits * _GRAPH_LOGIT_BYTES)))
+    captured = int(_FITS * max(prompt, graph_rows * (per_token + logits * _GRAPH_LOGIT_BYTES)))
     kept += _CUBLAS_BYTES
-    step += rows * logits * _HANDED_OUT_BYTES
+    step += graph_rows * logits * _HANDED_OUT_BYTES
     nodes = _NODES_PER_LAYER * (shape.num_layers + 1)
     driver = _LIBRARY_BYTES + _KERNEL_BYTES + _USUAL_GRAPHS * (_GRAPH_BYTES + nodes * _NODE_BYTES)
     return Workspace(step, captured, kept, driver)

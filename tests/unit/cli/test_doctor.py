@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import math
 
 import pytest
 from click.testing import CliRunner
 
 from fake_nvml import GIB, Card, FakeNvml
 from redline import env
-from redline.cli import doctor
+from redline.cli import doctor, doctor_survey
 from redline.errors import ConfigError, InternalError
-from redline.hardware import ceilings, detect
+from redline.hardware import ceilings, detect, survey
 from redline.hardware.ceilings import Probes
 from redline.hardware.machine import Cpu, Machine, MigSlice, TorchBuild
 from redline.hardware.nvml import NoDriver
+from redline.hardware.survey import Probe, Samples
 from redline.plan.contract import FIRST
 from redline.plan.corrections import Keeper, Subject
 from redline.plan.meter import Meter
@@ -29,6 +32,8 @@ CU130 = TorchBuild("2.11.0+cu130", (13, 0))
 def probed(monkeypatch, tmp_path):
     """An empty cache; the list fills with what was probed."""
     calls = []
+    monkeypatch.setattr(doctor_survey, "_prepare", lambda machine, stack: None)
+    monkeypatch.setattr(doctor_survey, "_survey", lambda machine, device, until: surveyed(machine, device))
 
     def measure(machine, device):
         calls.append(device)
@@ -41,6 +46,24 @@ def probed(monkeypatch, tmp_path):
     monkeypatch.setenv("REDLINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return calls
+
+
+def surveyed(machine, device, host=5e10):
+    """A survey of three figures, one of which is missing."""
+    gpu = machine.gpu(device)
+    probes = [
+        Probe("host to device", "bytes/s", lambda seconds: Samples([host, 0.5 * host], "pinned memory"), limits=(("host", 1.0),)),
+        Probe("kernel launch", "s", lambda seconds: Samples([2.5e-6])),
+        Probe("graph launch", "s", None, reason="no graphs here"),
+    ]
+    despite = doctor_survey.disturbed(gpu) or "" if gpu is not None else ""
+    sheet = survey.sheet_of(machine, device)
+    return survey.take(ceilings.identify(machine, device), probes, math.inf, sheet=sheet, despite=despite)
+
+
+def words(page):
+    """The page with single blanks."""
+    return " ".join(page.split())
 
 
 @pytest.fixture
@@ -275,3 +298,67 @@ def test_a_container_that_hides_proc_and_sys(with_driver, tmp_path):
     document = json.loads(run("--json").stdout)
     assert document["cpu"]["caches"] == [] and {"caches", "max_mhz", "numa"} <= document["cpu"]["untold"].keys()
     assert document["disks"] == [] and "cannot be read" in document["untold"]["disks"]
+
+
+def test_more_is_measured_on_demand_kept_and_shown(with_driver):
+    probed = with_driver(FakeNvml([Card("GPU-a")]))
+    assert "attention and links yet: redline doctor --measure" in run().stdout
+    first, second = run("--measure"), run()
+    assert first.exit_code == second.exit_code == 0 and probed == ["cpu", "cuda:0"] * 2
+    assert "measuring what else cuda:0 does done after" in first.stderr and second.stderr == ""
+    for page in (first.stdout, second.stdout):
+        assert "measured    cuda:0, in " in page and "attention and links yet" not in page
+        assert "host to device 50.00 GB/s 79% pinned memory" in words(page)
+        assert "kernel launch 2.50 us" in words(page) and "not measured: graph launch: no graphs here" in page
+    surveys = json.loads(run("--json").stdout)["surveys"]
+    assert list(surveys) == ["cpu", "cuda:0"]
+    copied, _, missing = surveys["cuda:0"]["figures"]
+    assert (copied["value"], copied["unit"], copied["share"]) == (5e10, "bytes/s", pytest.approx(5e10 / (16 * 3.938e9)))
+    assert missing["value"] is None and missing["reason"] == "no graphs here"
+
+
+def test_a_busy_card_measured_on_demand_says_that_it_was_busy(with_driver):
+    with_driver(FakeNvml([BUSY]))
+    page = run("--measure").stdout
+    assert "measured    cuda:0" in page and "it is busy, kernels of other programs run 98% of the time" in page
+
+
+def test_a_slot_that_carries_too_little_is_a_warning(with_driver, monkeypatch):
+    with_driver(FakeNvml([Card("GPU-a")]))
+    monkeypatch.setattr(doctor_survey, "_survey", lambda machine, device, until: surveyed(machine, device, host=6e9))
+    page = run("--measure")
+    assert page.exit_code == 0
+    assert "warning     cuda:0: host to device copies reach 10% of what the way carries" in page.stdout
+
+
+def test_several_cards_are_measured_together(with_driver, monkeypatch):
+    with_driver(FakeNvml([Card("GPU-a"), Card("GPU-b", bus_id="0000:86:00.0")]))
+    given = []
+
+    def together(machine, group, until):
+        given.append(group)
+        probe = Probe("all-reduce", "bytes/s", lambda seconds: Samples([3.6e11], "nccl"), limits=(("link", 1.0),))
+        sheet = survey.sheet_of(machine, survey.GROUP)
+        return survey.take(survey.identify_group(machine), [probe], math.inf, sheet=sheet)
+
+    monkeypatch.setattr(doctor_survey, "_prepare", lambda machine, stack: stack.enter_context(contextlib.nullcontext("group")))
+    monkeypatch.setattr(doctor_survey, "_survey_group", together)
+    page = run("--measure")
+    assert page.exit_code == 0 and given == ["group"] and "measuring what GPUs say to each other" in page.stderr
+    for told in ("measured all GPUs together, in ", "all-reduce 360.0 GB/s 80% nccl"):
+        assert told in words(page.stdout) and told in words(run().stdout)
+    assert list(json.loads(run("--json").stdout)["surveys"]) == ["cpu", "cuda:0", "cuda:1", "cuda"]
+
+
+def test_a_card_that_cannot_be_used_is_not_surveyed(with_driver):
+    with_driver(FakeNvml([Card("GPU-a", mode=2)]))
+    page = run("--measure", "--json")
+    assert page.exit_code == 2 and list(json.loads(page.stdout)["surveys"]) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("left", "usual", "later", "takes"),
+    [(20.0, 4.5, 0.0, 20.0), (20.0, 4.5, 8.0, 12.0), (6.0, 3.0, 6.0, 2.0), (0.0, 3.0, 6.0, 0.0), (-5.0, 3.0, 0.0, 0.0)],
+)
+def test_a_survey_leaves_time_for_those_after_it(left, usual, later, takes):
+    assert doctor_survey._end(100.0, 100.0 + left, usual, later) == pytest.approx(100.0 + takes)

@@ -120,7 +120,7 @@ def by_hand(model: Model, tokenizer: Any, asked: dict[Any, tuple[str, list[int]]
             elif best.values[0] - best.values[1] < MARGIN:
                 found[key] = answer, False
             else:
-                assert matcher.consume_token(token)
+                assert matcher.consume_token(token), (token, int(bits.sum()), best.values, matcher.get_error(), answer)
                 texts[key].append(token)
     return {key: found.get(key, (texts[key][len(asked[key][1]) :], False)) for key in asked}
 

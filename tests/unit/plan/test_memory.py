@@ -50,29 +50,28 @@ def test_weights_and_pages_by_hand() -> None:
 
 def test_workspace_grows_with_what_may_run_at_once() -> None:
     """A step's tokens hold, in the widest place, the stream in float32 twice, two vectors, and gate, up and their product; logits of
-    256 rows of 128256 are 131 MB in float32, and there are four of them."""
+    256 rows of 128256 are 131 MB in float32, and there are a few of them."""
     small, more_rows, more_tokens = needed(), needed(max_num_seqs=256), needed(max_num_batched_tokens=8192)
     assert more_rows.step >= 4 * 256 * 128256 * 4 > small.step
-    assert 1.0 < more_tokens.step / (8192 * (12 * 4096 + 6 * 14336)) < 1.2
+    assert 1.0 < more_tokens.step / (8192 * (12 * 4096 + 6 * 14336)) < 1.5
     assert small.graphs == small.driver == 0, "a CPU has neither"
 
 
 def test_graphs_have_room_for_one_step_of_all_rows() -> None:
     """The logits of 256 rows in the graphs' memory, and those that graphs hand out; and what the driver keeps of each graph."""
     without, captured = (needed(max_num_seqs=256, gpu=True, graphs=graphs) for graphs in (False, True))
-    assert 1.0 < captured.graphs / (256 * (128256 * 4 + 12 * 4096 + 6 * 14336)) < 1.2
+    assert 1.0 < captured.graphs / (256 * (128256 * 4 + 12 * 4096 + 6 * 14336)) < 1.5
     assert captured.step - without.step == 256 * 128256 * 4
     assert 64 * MEBI < captured.driver - without.driver < GIBI // 4
 
 
 def test_a_step_has_no_more_tokens_than_the_pages_hold() -> None:
-    """Of 1,024 tokens in pages of 16 no step has more, nor more than 64 rows."""
-    many = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "gpu": True, "graphs": True}
-    few = needed(1024, **many)
-    assert few == needed(**{**many, "max_num_seqs": 64, "max_num_batched_tokens": 1024})
-    plan = plan_memory(
-        LLAMA, 2, 16, Budget(24 * GIBI, "cuda:0"), dataclasses.replace(LIMITS, **many, num_pages=64, max_model_len=512)
-    )
+    """Of 1,024 tokens in pages of 16 no step has more, nor more than 64 rows; graphs are made for as many as may run."""
+    many = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "gpu": True}
+    assert needed(1024, **many).step == needed(**{**many, "max_num_seqs": 64, "max_num_batched_tokens": 1024}).step
+    assert needed(1024, **many, graphs=True).graphs == needed(**many, graphs=True).graphs
+    limits = dataclasses.replace(LIMITS, **many, num_pages=64, max_model_len=512)
+    plan = plan_memory(LLAMA, 2, 16, Budget(24 * GIBI, "cuda:0"), limits)
     assert plan.workspace.step < needed(**many).step / 4
 
 
