@@ -9,6 +9,7 @@ instead: more requests than fit, of the longest contexts that are admitted, and 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,8 @@ import sys
 import threading
 import time
 from typing import Any
+
+import numpy as np
 
 from redline.hardware.nvml import connect
 
@@ -122,30 +125,32 @@ def load(model: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
     """More requests than fit, of the longest contexts that are admitted, sampled in every way, for so many seconds."""
     from redline import LLM, SamplingParams
 
-    watch, draw = Watch(), random.Random(1)
+    watch, draw, tokens = Watch(), random.Random(1), np.random.default_rng(1)
     with LLM(model, device="cuda:0", receipts=False, enable_prefix_caching=False, **options) as llm:
         llm.prepare()
         info = llm.info
         end = time.monotonic() + seconds
 
         def asks() -> Any:
-            number = 0
-            while time.monotonic() < end:
+            for number in itertools.count():
                 output = draw.choice([16, 64, 256, 1024])
                 prompt = info.max_model_len - output if number % 2 else draw.randrange(1, info.max_model_len - output)
                 way = {name: value for name, value in WAYS[number % len(WAYS)].items() if name != "prompt_logprobs"}
-                tokens = [draw.randrange(info.vocab_size) for _ in range(prompt)]
-                yield tokens, SamplingParams(max_tokens=output, ignore_eos=True, **way), None
-                number += 1
+                asked = tokens.integers(0, info.vocab_size, prompt).tolist()
+                yield asked, SamplingParams(max_tokens=output, ignore_eos=True, **way), None
 
         began, done, short = time.monotonic(), 0, 0
         for _, completion in llm.complete(asks()):
             done += 1
-            short += completion.choices[0].finish.reason != "length"
+            short += completion.choices[0].finish != "length"
+            if time.monotonic() > end:
+                break  # what is open is cancelled
         told = {
             "seconds": round(time.monotonic() - began, 1),
             "answered": done,
             "ended_otherwise": short,
+            "prompt_tokens": llm.stats.prompt_tokens,
+            "generation_tokens": llm.stats.generation_tokens,
             "preemptions": llm.stats.preemptions,
             "out_of_memory": llm.stats.more.get("out_of_memory_total", 0),
             "shrinks": llm.stats.more.get("token_budget_shrinks_total", 0),
@@ -169,6 +174,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--options", type=json.loads, default={}, help="of the engine, as JSON")
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--first", type=int, default=1, help="number of the configuration to begin with")
     asked = parser.parse_args()
     if asked.kind == "child":
         child(asked.model, asked.options)
@@ -177,11 +183,11 @@ def main() -> int:
         print(json.dumps({"bench": "memory load", **load(asked.model, asked.seconds, asked.options)}))
         return 0
     worst = 0.0
-    for model, options in CASES:
+    for model, options in CASES[asked.first - 1 :]:
         told = compare(model, options)
         worst = max(worst, abs(told.get("off", 1.0)))
         print(json.dumps({"bench": "memory", **told}), flush=True)
-    print(json.dumps({"bench": "memory", "configurations": len(CASES), "worst": worst}))
+    print(json.dumps({"bench": "memory", "configurations": len(CASES) + 1 - asked.first, "worst": worst}))
     return 0
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from paging import PagedSequences, chunked, whole
 from redline.kernels import decode_attention
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import Inputs, device_of
@@ -95,6 +96,30 @@ def test_logits(name: str, rows: int, hopper: torch.device) -> None:
     assert torch.equal(got.argmax(-1)[sure], want.argmax(-1)[sure])
     for k_plain, k_fast in zip(plain.k, fast.k, strict=True):
         assert (k_plain.float() - k_fast.float()).norm() / k_plain.float().norm() < 0.03
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
+@pytest.mark.parametrize("lengths", [[2], [17], [64], [30, 1, 20], [300]], ids=str)
+def test_short_prompts(name: str, lengths: list[int], hopper: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of few tokens takes the same products: whole prompts, several at once, and chunks behind others, against the usual way."""
+    shape = dataclasses.replace(known(name), num_layers=4)
+    torch.manual_seed(sum(lengths))
+    model = build(shape, torch.bfloat16, hopper, max_len=4096)
+    for _, slot in model.slots():
+        slot.target.normal_(0, 0.02) if slot.target.dim() > 1 else slot.target.normal_(1, 0.1)
+    prompts = [torch.randint(0, shape.vocab_size, (length,)).tolist() for length in lengths]
+    steps = whole(prompts) if sum(lengths) <= 64 else chunked(prompts, 50, 2)
+    taken: list[int] = []
+    takes = FewRows.takes_tokens
+    monkeypatch.setattr(FewRows, "takes_tokens", lambda few, batch: taken.append(len(batch.tokens_T)) or takes(few, batch))
+    got = torch.cat(PagedSequences(model, prompts).run(steps))
+    assert taken and all(count <= 64 for count in taken)
+    monkeypatch.setattr(FewRows, "takes_tokens", lambda few, batch: False)
+    want = torch.cat(PagedSequences(model, prompts).run(steps))
+    assert (got - want).norm() / want.norm() < 0.03
+    best = want.topk(2).values
+    sure = best[:, 0] - best[:, 1] > 0.25
+    assert torch.equal(got.argmax(-1)[sure], want.argmax(-1)[sure])
 
 
 def _attention_inputs(heads: int, kv_heads: int, size: int, contexts: list[int], device: torch.device) -> Inputs:

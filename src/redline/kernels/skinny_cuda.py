@@ -27,14 +27,13 @@ SHARED_BYTES = 216 * 1024  # of a block's stages
 @dataclass(frozen=True)
 class Form:
     """How a kernel cuts its work: rows it is padded to, 64-row and 64-input blocks of a tile of weights, tiles on their way into
-    shared memory, blocks that share a tile's inputs, blocks that fetch X together."""
+    shared memory, blocks that share a tile's inputs."""
 
     rows: int
     blocks: int
     depth: int
     stages: int
     cluster: int = 1
-    share: int = 1
 
     @property
     def stage_bytes(self) -> int:
@@ -106,8 +105,7 @@ def arrivals(device: torch.device) -> Tensor:
 
 def definitions(form: Form, kind: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
     """What cuda/skinny.cu is compiled with."""
-    cut = {"ROWS": form.rows, "BLOCKS": form.blocks, "DEPTH": form.depth, "STAGES": form.stages}
-    cut |= {"CLUSTER": form.cluster, "SHARE": form.share}
+    cut = {"ROWS": form.rows, "BLOCKS": form.blocks, "DEPTH": form.depth, "STAGES": form.stages, "CLUSTER": form.cluster}
     return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
 
 
@@ -183,12 +181,10 @@ def _launch(
         return one_row_cuda.launch(kind, own, device, scaled=scaled, biased=biased, gelu=gelu)
     form = form_for(kind, outputs, inputs, rows, processors)
     tiles = form.tiles(kind, outputs)
-    maps = [_weight_map(weight_NK, kind == GATED), tensor_map(x_TK, form.rows // form.share)]
+    blocks = tiles * form.cluster if form.cluster > 1 else min(tiles, form.blocks_per_processor * processors)
+    maps = [_weight_map(weight_NK, kind == GATED), tensor_map(x_TK, form.rows)]
     kernel = _kernel(form, kind, scaled, biased, gelu, device)
-    together, clusters = form.cluster * form.share, ceil_div(tiles, form.share)
-    if form.cluster == 1:  # a block goes on with its next tile
-        clusters = min(clusters, form.blocks_per_processor * processors if together == 1 else kernel.most_clusters(together))
-    kernel.launch(clusters * together, [*maps, _Arguments(**told)], dependent=True, cluster=together)
+    kernel.launch(blocks, [*maps, _Arguments(**told)], dependent=True, cluster=form.cluster)
 
 
 def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, first: bool = False) -> Tensor:
@@ -250,10 +246,21 @@ class Begun:
         return cls(stream_TD, Gained(torch.empty((rows, size), dtype=torch.bfloat16, device=device), squares_1T, eps))
 
 
+def embed(tokens_T: Tensor, embedding_VD: Tensor, scale: float, gain_D: Tensor, begun: Begun) -> None:
+    """Embed the tokens into `begun`."""
+    filled = (begun.stream_TD, begun.gained.gained_TK, begun.gained.squares_ZT)
+    arguments = _BeginArguments(
+        *(tensor.data_ptr() for tensor in (tokens_T, embedding_VD, gain_D, *filled)),
+        *(None,) * 5,
+        len(tokens_T), embedding_VD.shape[1], embedding_VD.shape[0], 0, 0, 0, scale,
+    )  # fmt: skip
+    _begin_kernel(tokens_T.device).launch(len(tokens_T), [arguments], dependent=True)  # the block behind them makes the order
+
+
 def begin(
     tokens_T: Tensor, embedding_VD: Tensor, scale: float, gain_D: Tensor, context_T: Tensor, kv_heads: int, begun: Begun
 ) -> Order:
-    """Embed the tokens into `begun`; the order of attention, for kernels that start after this one has ended."""
+    """`embed`, and the order of attention, for kernels that start after this one has ended."""
     (rows,), size, device = tokens_T.shape, embedding_VD.shape[1], tokens_T.device
     slots = 2 * device_of(device).processors
     capacity = rows + 2 * ceil_div(slots, kv_heads)

@@ -53,7 +53,7 @@ class Attention:
         """[T, D], or [R, D] where only the rows `rows` are wanted; keys and values of all are written."""
         qkv_TM = self.qkv(x_TD)
         if qkv_TM.is_cuda:
-            o_TNH = self._attend(qkv_TM, batch, k_cache_PSKH, v_cache_PSKH)
+            o_TNH = self.attend(qkv_TM, batch, k_cache_PSKH, v_cache_PSKH)
         else:
             o_TNH = self._attend_in_steps(qkv_TM, batch, k_cache_PSKH, v_cache_PSKH)
         return self.out((o_TNH if rows_R is None else o_TNH.index_select(0, rows_R)).flatten(1))
@@ -65,8 +65,8 @@ class Attention:
         heads, weight_NK = (self._num_heads, self._num_kv_heads, self._head_size), self.qkv.weight_NK
         prepare_prompts(rows, heads, self.scale, weight_NK.dtype, weight_NK.device)
 
-    def _attend(self, qkv_TM: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
-        """[T, N, H] on a GPU: one pass over the heads, then attention by whom each sequence's is fastest."""
+    def attend(self, qkv_TM: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        """[T, N, H] on a GPU, from heads as projected: one pass over them, then attention by whom each sequence's is fastest."""
         if batch.deal is not None:
             return self._attend_dealt(qkv_TM, batch, batch.deal, k_cache_PSKH, v_cache_PSKH)
         heads = (self._num_heads, self._num_kv_heads, self._head_size)

@@ -173,6 +173,8 @@ class Decoder:
         values into the cache."""
         if self.runs_fused(batch):
             return _rows(self.decode(batch, cache), batch.rows_R)
+        if batch.tokens_T.is_cuda and (few := self._few_rows) is not None and few.takes_tokens(batch):
+            return few.hidden(batch, cache)
         hidden_TD, residual_TD = self.embed(batch.tokens_T), None
         last = self.blocks[-1]
         for block, k_cache, v_cache in zip(self.blocks, cache.k, cache.v, strict=True):

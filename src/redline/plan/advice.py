@@ -14,7 +14,7 @@ from redline.plan.meter import Meter, RequestMeter, Totals
 FASTER_THAN_LIMIT = 1.03  # beyond timer noise: the ceiling was measured on a busy machine
 NOTHING = 0.05  # of the time: a lever that saves less is not worth a sentence
 THROTTLED_BY = {
-    "sw_power_cap": "the power cap: raise it, if the card and its cooling allow",
+    "sw_power_cap": "the power limit: raise it if somebody lowered it; else only work that takes fewer joules is faster",
     "hw_power_brake": "the power supply, which brakes the card",
     "sw_thermal": "heat: the card lowers its clocks, so give it air",
     "hw_thermal": "heat: the card lowers its clocks, so give it air",

@@ -24,7 +24,7 @@ NEAR = 2.0  # a model of more than so many times the weights of a measured one, 
 
 @dataclass(frozen=True)
 class Curve:
-    """Decode steps of a `random:` model on a chip as `hardware.specs` names it, at 512 tokens of context, captured in graphs:
+    """Decode steps of a `random:` model on a chip as `hardware.specs` names it, at 512 tokens of context (one sequence: 128), captured in graphs:
     (batch, milliseconds as they come, milliseconds batch invariant), smallest batch first."""
 
     chip: str
@@ -37,7 +37,9 @@ class Curve:
         return f"on the {self.chip} a decode step of {self.model} in {self.dtype} takes so many times as long: {factors}"
 
 
-MEASURED: tuple[Curve, ...] = ()
+MEASURED: tuple[Curve, ...] = (
+    Curve("H200", "qwen3-8b", "bfloat16", ((1, 3.832, 4.907), (32, 4.92, 6.149), (256, 13.59, 18.73))),
+)
 
 
 def check(mode: str, shape: ModelShape, *, on_cpu: bool) -> None:

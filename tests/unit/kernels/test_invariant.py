@@ -134,7 +134,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every op of a step by its Triton kernel, on CPU tensors."""
     for name in ("norm", "activation", "prepare", "invariant", "invariant_attention"):
         monkeypatch.setattr(importlib.import_module(f"redline.kernels.{name}"), "use_triton", lambda x: True)
-    monkeypatch.setattr(Attention, "_attend_in_steps", Attention._attend)
+    monkeypatch.setattr(Attention, "_attend_in_steps", Attention.attend)
     yield
 
 

@@ -15,7 +15,7 @@ from redline.layers.attention import Attention
 @pytest.mark.parametrize("name", CASES)
 def test_heads_in_one_pass_give_the_same_logits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Norms, rope and the cache's write fused (kernels/prepare.py) give transformers' logits too."""
-    monkeypatch.setattr(Attention, "_attend_in_steps", Attention._attend)
+    monkeypatch.setattr(Attention, "_attend_in_steps", Attention.attend)
     reference = reference_model(CASES[name])
     model = redline_model(reference, tmp_path)
     expected = expected_logits(reference)

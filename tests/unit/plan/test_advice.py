@@ -30,8 +30,8 @@ def ran(times: float, *, anatomy: bool = False, power: Reading | None = None, pa
 
 def test_what_held_the_clocks_down_is_the_lever_where_kernels_are_slow() -> None:
     capped = Reading(700.0, 100.0, 1.0, ("sw_power_cap",), None)
-    assert "the power cap" in ran(2.0, power=capped) and "(up to 2.0x)" in ran(2.0, power=capped)
-    assert "power cap" not in ran(1.0, power=capped), "it ran at its limit all the same"
+    assert "the power limit" in ran(2.0, power=capped) and "(up to 2.0x)" in ran(2.0, power=capped)
+    assert "power limit" not in ran(1.0, power=capped), "it ran at its limit all the same"
     assert "kernels" in ran(2.0, power=Reading(700.0, None, 1.0, (), None))
 
 

@@ -84,15 +84,6 @@ __device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, int c
         : "memory");
 }
 
-// The same into the same place of several blocks of a cluster, those of `blocks` (a bit each); each one's barrier hears of its bytes.
-__device__ __forceinline__ void copy_box_to_many(u32 target, const TensorMap& map, int column, int row, u32 barrier, u32 blocks, u64 policy) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], "
-        "[%1, {%2, %3}], [%4], %5, %6;" ::"r"(target),
-        "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"((u16)blocks), "l"(policy)
-        : "memory");
-}
-
 __device__ __forceinline__ void copy_box_3d(u32 target, const TensorMap& map, int i0, int i1, int i2, u32 barrier, u64 policy) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], "
@@ -147,12 +138,6 @@ __device__ __forceinline__ void send_remote(u32 address, u32 barrier, u32 rank, 
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(remote),
                  "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(remote_barrier)
                  : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive_remote(u32 barrier, u32 rank) {
-    u32 remote;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(barrier), "r"(rank));
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }
 
 // Into another block's shared memory; it is there after the next barrier of the cluster.

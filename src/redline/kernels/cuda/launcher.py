@@ -29,14 +29,16 @@ class Kernel:
         self._module = _checked(driver.cuModuleLoadData(code))
         self._function = _checked(driver.cuModuleGetFunction(self._module, name.encode()))
         self._threads, self._shared_bytes = threads, shared_bytes
-        self._most_clusters: dict[int, int] = {}
         largest = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(self._function, largest, shared_bytes))
 
     def launch(self, blocks: int, arguments: Sequence[Argument], *, dependent: bool, cluster: int = 1) -> None:
         """Queue `blocks` blocks, in clusters of `cluster`. `dependent`: they may start before the kernel before has ended,
         and wait for it themselves."""
-        config = self._config(blocks)
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
+        config.sharedMemBytes = self._shared_bytes
         config.hStream = torch.cuda.current_stream().cuda_stream
         attributes = [_dependent()] if dependent else []
         if cluster > 1:
@@ -45,21 +47,6 @@ class Kernel:
             config.attrs, config.numAttrs = attributes, len(attributes)
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
         _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(pointers), 0))
-
-    def most_clusters(self, cluster: int) -> int:
-        """How many clusters of so many blocks run at once: processors come in groups, which these do not always fill."""
-        if cluster not in self._most_clusters:
-            config = self._config(cluster)
-            config.attrs, config.numAttrs = [_cluster(cluster)], 1
-            self._most_clusters[cluster] = _checked(driver.cuOccupancyMaxActiveClusters(self._function, config))
-        return self._most_clusters[cluster]
-
-    def _config(self, blocks: int) -> driver.CUlaunchConfig:
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
-        config.sharedMemBytes = self._shared_bytes
-        return config
 
 
 def tensor_map(matrix: Tensor, box_rows: int) -> Argument:

@@ -1,17 +1,15 @@
 // Linear layers of few rows: Y[r, n] = sum_k X[r, k] W[n, k], at the speed at which W can be read. See skinny.py for the formulas.
 //
 // W is the left operand of the matrix unit, 64 outputs at a time, X the right one with its rows padded to ROWS, so one row costs
-// what ROWS do. CLUSTER blocks have a tile of outputs; each takes its part of the inputs, and the sums are joined through the
-// cluster's shared memory in the order of the blocks, so results depend neither on timing nor on the other rows. SHARE blocks, with a
-// tile each, take X together: each fetches some of its rows for all of them. With many rows X, and not W, is what the level-2 cache
-// would be read for most. A cluster has CLUSTER * SHARE blocks.
+// what ROWS do. A cluster of CLUSTER blocks has a tile of outputs; each block takes its share of the inputs, and the sums are joined
+// through the cluster's shared memory in the order of the blocks, so results depend neither on timing nor on the other rows.
 // One thread keeps STAGES tiles on their way into shared memory. Those of W do not depend on the kernel before and are requested
 // before that kernel has ended. Deep tiles pay: memory is fastest where a row is read hundreds of bytes at a time.
 //
 // A gated layer's tile has eight gate rows, their eight value rows, the next eight gate rows ..., so that a thread's sums hold both.
 //
 // Set by the compiler's command line: ROWS (8, 16, 32, 64, 96, 128 or 256), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
-// of a tile), STAGES, CLUSTER, SHARE, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32), SCALED, BIASED, GELU.
+// of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32), SCALED, BIASED, GELU.
 
 #define GROUPS (ROWS > 64 ? 2 : 1)        // warpgroups: each has its share of a tile's outputs, or of the rows where it has one block
 #define OWN_BLOCKS (GROUPS == 2 && BLOCKS == 2 ? 1 : BLOCKS)
@@ -39,27 +37,20 @@ struct Arguments {
     int late;  // 1: the next kernel may not start before the kernel before this one has ended
 };
 
-// What one block does: steps [first_step, first_step + steps) of the tiles `first_tile`, `first_tile` + `stride`, ... It is number `part`
-// of those that share a tile's inputs and number `member` of those that fetch X together, which all have as many tiles: the last
-// may lie behind the outputs.
+// What one block does: steps [first_step, first_step + steps) of the tiles `first_tile`, `first_tile` + `stride`, ...
 struct Share {
-    u32 first_tile, tiles, stride, first_step, steps, part, member;
+    u32 first_tile, tiles, stride, first_step, steps;
 };
 
-__device__ __forceinline__ u32 all_tiles(const Arguments& a) { return (a.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS; }
-
 __device__ __forceinline__ Share own_share(const Arguments& a) {
-    const u32 all = (a.inputs + 64 * DEPTH - 1) / (64 * DEPTH), rank = CLUSTER * SHARE > 1 ? cluster_rank() : 0;
-    const u32 cluster = blockIdx.x / (CLUSTER * SHARE), clusters = gridDim.x / (CLUSTER * SHARE);
-    const u32 groups = (all_tiles(a) + SHARE - 1) / SHARE;
+    const u32 all = (a.inputs + 64 * DEPTH - 1) / (64 * DEPTH), rank = CLUSTER > 1 ? cluster_rank() : 0;
     Share share;
-    share.part = rank / SHARE;
-    share.member = rank % SHARE;
-    share.first_tile = cluster * SHARE + share.member;
-    share.stride = clusters * SHARE;
-    share.tiles = groups > cluster ? (groups - cluster - 1) / clusters + 1 : 0;
-    share.first_step = share.part * all / CLUSTER;
-    share.steps = (share.part + 1) * all / CLUSTER - share.first_step;
+    share.first_tile = blockIdx.x / CLUSTER;
+    share.stride = gridDim.x / CLUSTER;
+    const u32 tiles = (a.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+    share.tiles = tiles > share.first_tile ? (tiles - share.first_tile - 1) / share.stride + 1 : 0;
+    share.first_step = rank * all / CLUSTER;
+    share.steps = (rank + 1) * all / CLUSTER - share.first_step;
     return share;
 }
 
@@ -88,13 +79,7 @@ __device__ __forceinline__ void request_inputs(const TensorMap& map, const Share
     u32 row, column;
     locate(share, turn, row, column);
 #pragma unroll
-    for (int d = 0; d < DEPTH; ++d) {
-        const u32 first = share.member * (ROWS / SHARE), box = target + WEIGHT_BYTES + (d * ROWS + first) * 128;
-        if (SHARE == 1)
-            copy_box(box, map, column + 64 * d, 0, full, policy);
-        else
-            copy_box_to_many(box, map, column + 64 * d, first, full, ((1u << SHARE) - 1) << (share.part * SHARE), policy);
-    }
+    for (int d = 0; d < DEPTH; ++d) copy_box(target + WEIGHT_BYTES + d * ROWS * 128, map, column + 64 * d, 0, full, policy);
 }
 
 __device__ __forceinline__ void produce(const TensorMap& weight, const TensorMap& input, const Share& share, u32 stages, u32 full, u32 empty) {
@@ -108,10 +93,7 @@ __device__ __forceinline__ void produce(const TensorMap& weight, const TensorMap
     for (u32 i = 0; i < filled; ++i) request_inputs(input, share, i, stages + i * STAGE_BYTES, full + 8 * i, often);
     for (u32 i = filled; i < count; ++i) {
         const u32 stage = i % STAGES;
-        if (SHARE == 1)
-            barrier_wait(empty + 8 * stage, (i / STAGES - 1) & 1);
-        else
-            barrier_wait_cluster(empty + 8 * stage, (i / STAGES - 1) & 1);
+        barrier_wait(empty + 8 * stage, (i / STAGES - 1) & 1);
         barrier_expect(full + 8 * stage, STAGE_BYTES);
         request_weights(weight, share, i, stages + stage * STAGE_BYTES, full + 8 * stage, once);
         request_inputs(input, share, i, stages + stage * STAGE_BYTES, full + 8 * stage, often);
@@ -182,7 +164,7 @@ __device__ __forceinline__ void load_stream(const Arguments& a, u32 tile, float 
 
 // Send every block of the cluster the groups of rows that it finishes, and add what the others sent for this block's: rank after
 // rank. Group j belongs to rank j % CLUSTER. A cluster has one tile only, so this is done once.
-__device__ __forceinline__ void join(float (&sums)[SUMS], float4* exchange, u32 given, u32 rank, u32 member) {
+__device__ __forceinline__ void join(float (&sums)[SUMS], float4* exchange, u32 given, u32 rank) {
     const int thread = threadIdx.x;
 #pragma unroll
     for (int i = 0; i < SUMS / 4; ++i) {
@@ -190,7 +172,7 @@ __device__ __forceinline__ void join(float (&sums)[SUMS], float4* exchange, u32 
         if (owner == rank) continue;
         const int slot = ((rank - (rank > owner)) * OWN_BLOCKS + b) * OWN_GROUPS + j / CLUSTER;
         const float4 own = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
-        send_remote(shared_address(exchange + slot * CONSUMERS + thread), given, owner * SHARE + member, own);
+        send_remote(shared_address(exchange + slot * CONSUMERS + thread), given, owner, own);
     }
     if (rank >= OWN_ROWS / 8) return;  // it finishes nothing
     barrier_wait_cluster(given, 0);
@@ -261,22 +243,15 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
             float sum = 0.f;
 #pragma unroll
             for (int w = 0; w < SQUARING_WARPS; ++w) sum += squares[w * ROWS + row];
-            if (SHARE == 1 || tile < all_tiles(a)) a.squares_out[tile * a.rows + row] = sum;
+            a.squares_out[tile * a.rows + row] = sum;
         }
         sync_threads(1, CONSUMERS);
     }
 }
 
-// A warp has read a stage: its block may fill it again, or all that fill it.
-__device__ __forceinline__ void give_back(u32 empty, u32 part) {
-    const int lane = threadIdx.x % 32;
-    if (SHARE == 1 && lane == 0) barrier_arrive(empty);
-    if (SHARE > 1 && lane < SHARE) barrier_arrive_remote(empty, part * SHARE + lane);
-}
-
 __device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* squares) {
     const int thread = threadIdx.x;
-    const u32 rank = share.part;
+    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
     float sums[SUMS], stream[SUMS];
     u32 turn = 0;
     for (u32 done = 0; done < share.tiles; ++done) {
@@ -299,11 +274,11 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
                 }
             products_commit();
             products_wait_but_last();  // the matrix unit goes on while the stage before is given back
-            if (step) give_back(empty + 8 * ((turn - 1) % STAGES), rank);
+            if (step && thread % 32 == 0) barrier_arrive(empty + 8 * ((turn - 1) % STAGES));
         }
         products_wait();
-        give_back(empty + 8 * ((turn - 1) % STAGES), rank);
-        if (CLUSTER > 1) join(sums, exchange, given, rank, share.member);
+        if (thread % 32 == 0) barrier_arrive(empty + 8 * ((turn - 1) % STAGES));
+        if (CLUSTER > 1) join(sums, exchange, given, rank);
         if (KIND == 2 && !EARLY) load_stream(a, tile, stream);
         if (SCALED && done == 0) barrier_wait(ready, 0);
         finish(a, tile, sums, stream, roots, squares, rank);
@@ -324,15 +299,15 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
         prefetch_map(input);
         for (int i = 0; i < STAGES; ++i) {
             barrier_init(full + 8 * i, 1);
-            barrier_init(empty + 8 * i, CONSUMERS / 32 * SHARE);
+            barrier_init(empty + 8 * i, CONSUMERS / 32);
         }
         barrier_init(ready, ROOTERS);
         barrier_init(given, 1);
         barriers_are_visible();
-        if (CLUSTER > 1) barrier_expect(given, expected_bytes(cluster_rank() / SHARE));
+        if (CLUSTER > 1) barrier_expect(given, expected_bytes(cluster_rank()));
     }
     __syncthreads();
-    if (CLUSTER * SHARE > 1) {  // nobody sends before the other blocks are there
+    if (CLUSTER > 1) {  // nobody sends before the other blocks are there
         cluster_arrive();
         cluster_wait();
     }
@@ -348,8 +323,4 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     wait_for_kernel_before();
     if (a.late) let_next_kernel_start();
     consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, squares);
-    if (SHARE > 1) {  // nobody leaves before the others have heard from him
-        cluster_arrive();
-        cluster_wait();
-    }
 }
