@@ -53,6 +53,9 @@ from redline.plan.promise import promiser
 from redline.plan.resolve import CUDA_CONTEXT_BYTES, DTYPE_BYTES, Resolved, resolve
 from redline.shapes import ModelShape
 
+ALIGNMENT_BYTES = 1 << 20
+"""What beginnings at whole groups of bytes take of the memory of all weights: up to 255 bytes for each of some thousand."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Progress = Callable[[str, float], None]
@@ -175,6 +178,7 @@ def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device
             device,
             max_len=settings.max_model_len or 0,
             invariant=resolved.config.device.determinism == BATCH_INVARIANT,
+            arena_bytes=0 if device.type == "cpu" else resolved.memory.weights_bytes + ALIGNMENT_BYTES,
         )
         load(model, checkpoint, progress=lambda share: progress(LOADING, 5 + 85 * share), seed=settings.seed or 0)
     except torch.OutOfMemoryError as error:

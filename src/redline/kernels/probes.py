@@ -107,12 +107,15 @@ def survey_probes(
 
 
 def _cpu_read(device: torch.device, cache_bytes: int | None) -> list[float]:
-    """bytes/s of an integer maximum over a large buffer: the least arithmetic per byte that torch has threads for."""
+    """bytes/s of a large buffer, by the faster of two ways with little arithmetic per byte that torch has threads for: an integer
+    maximum, and a matrix times a vector, which is what decoding does."""
     size = min(max(_CPU_READ_BYTES, _CPU_CACHES * (cache_bytes or 0)), _CPU_MOST_BYTES)
-    block = torch.randint(-(2**62), 2**62, (1 << 20,), dtype=torch.int64, device=device)
+    block = torch.randn(1 << 21, device=device)
     buffer = block.repeat(size // block.nbytes)
-    seconds = _timed_on_host(buffer.amax, _CPU_READS)
-    return [buffer.nbytes / s for s in seconds]
+    weight_NK = buffer.view(-1, _CPU_MATMUL_MNK[2])
+    x_K = torch.randn(weight_NK.shape[1], device=device)
+    found = [_timed_on_host(run, _CPU_READS) for run in (buffer.view(torch.int64).amax, lambda: torch.mv(weight_NK, x_K))]
+    return [buffer.nbytes / s for s in min(found, key=min)]
 
 
 def _cpu_matmul(device: torch.device, dtype: torch.dtype) -> list[float]:

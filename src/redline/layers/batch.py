@@ -56,17 +56,14 @@ class KVCache:
     ) -> KVCache:
         """Zeroed pages, so that a masked read of one never written meets no NaN.
 
-        On a CPU the memory is taken page by page as it is first written: numpy asks the system for zeroes, where torch
-        would write gigabytes of them before the first request.
+        On a GPU all layers' lie in one piece: each by itself would be rounded up to what the driver gives out. On a CPU the memory is
+        taken page by page as it is first written: numpy asks the system for zeroes, where torch would write gigabytes of them
+        before the first request.
         """
-        shape = (num_pages, page_size, num_kv_heads, head_size)
-
-        def zeros() -> torch.Tensor:
-            if device.type != "cpu":
-                return torch.zeros(shape, dtype=dtype, device=device)
-            return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
-
-        def pages() -> list[torch.Tensor]:
-            return [zeros() for _ in range(num_layers)]
-
-        return cls(pages(), pages(), page_size)
+        shape = (2 * num_layers, num_pages, page_size, num_kv_heads, head_size)
+        if device.type != "cpu":
+            pages = torch.zeros(shape, dtype=dtype, device=device)
+        else:
+            pages = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+        layers = [pages[i] for i in range(2 * num_layers)]
+        return cls(layers[:num_layers], layers[num_layers:], page_size)

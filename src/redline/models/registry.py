@@ -9,7 +9,7 @@ import torch
 
 from redline.errors import UnsupportedModel
 from redline.layers.decoder import Decoder as Model
-from redline.layers.weights import Place
+from redline.layers.weights import Arena, Place
 from redline.models import gemma3, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe
 from redline.models.family import Family
 from redline.parallel.ranks import Ranks
@@ -43,8 +43,9 @@ def build(
     max_len: int,
     ranks: Ranks | None = None,
     invariant: bool = False,
+    arena_bytes: int = 0,
 ) -> Model:
-    """A model of `shape` with uninitialised weights of `dtype` on `device`.
+    """A model of `shape` with uninitialised weights of `dtype` on `device`, cut from one piece of `arena_bytes` where given.
 
     `max_len` is the longest context in tokens that it will see: the length of its rotary table. Without `ranks` the
     device holds the whole model. `invariant`: a token's logits do not depend, bit for bit, on what shares its step; on a GPU
@@ -52,5 +53,6 @@ def build(
     """
     family = family_of(shape)
     assert not (invariant and shape.moe), "plan.resolve refuses a sparse model that is to be batch invariant"
-    place = Place(dtype, torch.device(device), ranks or Ranks.single(), invariant)
+    arena = Arena(arena_bytes, torch.device(device)) if arena_bytes else None
+    place = Place(dtype, torch.device(device), ranks or Ranks.single(), invariant, arena)
     return Model(shape, family.block, family.feed_forward, max_len, place)
