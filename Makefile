@@ -15,8 +15,9 @@ TRITON := triton==3.6.0
 # The same for the compiler of the CUDA C++ kernels, which needs no GPU: a CUDA build of torch brings its own.
 NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
-# What needs one core and no quiet, while the kernel tests run on another.
-BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware plan saidata)
+# What needs no quiet, on one core; and what runs after the kernel tests on the other.
+BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware plan saidata server)
+BEHIND := $(addprefix tests/unit/,cli layers models parallel quant)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check soak clean venv
@@ -29,9 +30,9 @@ demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast 
 	@$(BIN)/python tools/demo.py $(MODEL)
 
 test: $(DEV) model ## all tests that need no GPU
-	@TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels & kernels=$$!; \
-	$(PYTEST) -q $(BESIDE); beside=$$?; wait $$kernels && exit $$beside
-	@$(PYTEST) tests/unit tests/e2e $(addprefix --ignore=,tests/unit/kernels $(BESIDE))
+	@{ TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q $(BEHIND); } & other=$$!; \
+	$(PYTEST) -q $(BESIDE); beside=$$?; wait $$other && exit $$beside
+	@$(PYTEST) tests/unit tests/e2e $(addprefix --ignore=,tests/unit/kernels $(BESIDE) $(BEHIND))
 
 check: $(DEV) ## format, lint, types, floors, sizes, generated pages
 	@$(BIN)/ruff format --check

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from saidata.evaluate import frame, truth
-from saidata.evaluate.gold import Gold, Hand, load, split_of
+from saidata.evaluate.gold import Gold, Hand, address_hash, load, split_of
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "src/saidata/evaluate/gold.jsonl"
@@ -85,7 +85,7 @@ def gold(software: frame.Software, hand: Hand | None, held: Mapping[str, truth.H
         all_configs=tuple(sorted({*every["configs"], *every["conffiles"], *(path for path in made if path.startswith("/etc/"))})),
         all_commands=tuple(sorted({*every["commands"], *(path for path in made if not path.startswith("/etc/"))})),
         licence=truth.licence_of(held, order),
-        homepage=next((held[name].homepage for name in order if name in held and held[name].homepage), ""),
+        homepage=address_hash(next((held[name].homepage for name in order if name in held and held[name].homepage), "")),
         debs={f"{name}_{held[name].version}": held[name].sha256 for name in all_ if name in held},
         hand=hand,
     )

@@ -34,7 +34,7 @@ def webthing(*more: Fact, name: str = "webthing", without: tuple[FactKind, ...] 
         fact("package", name, name),
         fact("package", f"{name}-common", f"{name}-common"),
         fact("version", "1:2.4.1+dfsg-3", name),
-        fact("summary", "small web server", name),
+        fact("summary", "small server of pages", name),
         fact("description", "A web server for small machines. It serves files and passes requests on.", name),
         fact("homepage", f"https://{name}.example.org/", name),
         fact("section", "net", name),

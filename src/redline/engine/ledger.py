@@ -61,7 +61,7 @@ class Ledger:
             self.query_tokens += len(seq.tokens)
             self.hit_tokens += start
             if not seq.started:
-                seq.cached_tokens = start
+                seq.cached_tokens = min(start, seq.prompt_len)  # a forced beginning may be found too, and is no prompt
         for page in shared:
             self._pool.ref(page)
         seq.start(row, shared, start, num_registered=start // self._pool.page_size)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import msgspec
 
+from saidata.cli.workshop import engine_options, who_options
 from saidata.errors import FINDINGS, Misuse
 
 if TYPE_CHECKING:
@@ -24,15 +25,11 @@ if TYPE_CHECKING:
     from saidata.evaluate.run import Run, Settings
     from saidata.facts import Evidence
 
-MODEL = "qwen2.5-coder-0.5b"
-VARIANTS = ("saidata", "index", "free")
+VARIANTS = ("saidata", "alone", "index", "free")
 
 
 @click.command("eval")
-@click.option("--model", default=MODEL, show_default=True, help="The model, as `redline` or the server at --base-url calls it.")
-@click.option("--base-url", default=None, help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")
-@click.option("--api-key", default=None, help="Key for that server.")
-@click.option("--engine", multiple=True, metavar="NAME=VALUE", help="An option of redline, such as device=cuda:0.")
+@who_options
 @click.option(
     "--files", type=click.IntRange(0), default=60, show_default=True, help="How many gold packages; 0 is the whole set."
 )
@@ -43,7 +40,7 @@ VARIANTS = ("saidata", "index", "free")
     multiple=True,
     type=click.Choice(VARIANTS),
     default=VARIANTS,
-    help="What is compared; all three by default.",
+    help="What is compared; all by default. `alone`: each of several models by itself.",
 )
 @click.option("--deep/--no-deep", default=True, show_default=True, help="Open the packages: licence, ports, maintainer scripts.")
 @click.option(
@@ -67,6 +64,13 @@ VARIANTS = ("saidata", "index", "free")
 )
 @click.option(
     "--evidence", type=click.Path(path_type=Path), default=None, help="Use packed evidence; no index or apt is needed then."
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="In the report, set this other run of the same packages beside; may be repeated.",
 )
 @click.option("--report-only", is_flag=True, help="Sum up what the folder holds; generate nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -94,6 +98,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["write_table"]:
         options["write_table"].write_bytes(msgspec.json.format(msgspec.json.encode(_fitted(run)), indent=1) + b"\n")
     found = report.report(run.settings, run.outcomes, run.seconds, table, run.machine)
+    for folder in options["beside"]:
+        other = _done(folder)
+        found = report.beside(found, other.settings, other.outcomes, other.seconds)
     _write(found, run.folder, options["pictures"])
     click.echo(msgspec.json.encode(found).decode() if options["as_json"] else report.markdown(found), nl=options["as_json"])
     if wanted is not None:
@@ -107,7 +114,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def _settings(options: dict[str, Any], snapshot: str, gold: str) -> Settings:
     from saidata.evaluate.run import Settings
 
-    order = tuple(variant for variant in VARIANTS if variant in options["variants"])
+    several = len({options["model"], *options["others"]}) > 1
+    order = tuple(each for each in VARIANTS if each in options["variants"] and (several or each != "alone"))
+    if not order:
+        raise Misuse("there is one model, so the variant saidata is that model alone", "name another model with --with")
     return Settings(
         model=options["model"],
         snapshot=snapshot,
@@ -117,7 +127,11 @@ def _settings(options: dict[str, Any], snapshot: str, gold: str) -> Settings:
         variants=order,  # type: ignore[arg-type]  # click has checked them
         deep=options["deep"],
         form=options["form"],
-        scores=options["scores"],
+        scores=options["scores"] or options["mode"] != "route",  # votes and doubts rest on them
+        others=tuple(dict.fromkeys(options["others"])),
+        mode=options["mode"],
+        rules=tuple(options["rules"]),
+        sure=options["sure"],
     )
 
 
@@ -125,19 +139,25 @@ def _measured(options: dict[str, Any]) -> Run:
     """The run, with all its files made."""
     from saidata.evaluate import gold
     from saidata.evaluate.run import Run, gold_hash
+    from saidata.generate.crew import together
+    from saidata.generate.make import Maker
     from saidata.models import open_model
+    from saidata.places import api_key
 
     records = gold.load(options["gold"])
     tasks = gold.tasks(records, options["files"], options["seed"])
     with contextlib.ExitStack() as open_:
         source = _source(options, open_)
         settings = _settings(options, source.snapshot, gold_hash(records))
+        engine, key = engine_options(options["engine"]), options["api_key"] or api_key()
+        models = [
+            open_.enter_context(open_model(name, base_url=options["base_url"], key=key, **engine)) for name in settings.models
+        ]
+        together([Maker(model) for model in models], settings.mode, settings.rules, settings.sure)  # refuses what makes no sense
         run = Run(options["out"] or _folder(settings), settings)
-        click.echo(f"{len(tasks)} files for each of {', '.join(settings.variants)}; the run is in {run.folder}", err=True)
-        engine = dict(_engine_option(text) for text in options["engine"])
-        model = open_.enter_context(open_model(options["model"], base_url=options["base_url"], key=options["api_key"], **engine))
+        click.echo(f"{len(tasks)} files for each of {', '.join(settings.columns)}; the run is in {run.folder}", err=True)
         run.machine = _machine(options)
-        run.work(tasks, model, source.gather, source.exists, _progress())
+        run.work(tasks, models, source.gather, source.exists, _progress())
     return run
 
 
@@ -183,18 +203,30 @@ def _packed(options: dict[str, Any]) -> int:
 
 
 def _report_only(options: dict[str, Any]) -> Run:
+    if options["out"] is None or not (options["out"] / "run.json").is_file():
+        raise Misuse("--report-only needs --out with the folder of a run", "leave --report-only out to make one")
+    return _done(options["out"])
+
+
+def _done(folder: Path) -> Run:
+    """The run that a folder holds."""
     from saidata.evaluate.run import Run, Settings
 
-    said = options["out"] / "run.json" if options["out"] else None
-    if said is None or not said.is_file():
-        raise Misuse("--report-only needs --out with the folder of a run", "leave --report-only out to make one")
-    return Run(options["out"], msgspec.json.decode(said.read_bytes(), type=Settings))
+    said = folder / "run.json"
+    if not said.is_file():
+        raise Misuse(f"{folder} holds no run", "give the folder that `saidata eval --out` wrote")
+    try:
+        return Run(folder, msgspec.json.decode(said.read_bytes(), type=Settings))
+    except msgspec.DecodeError as error:
+        raise Misuse(f"the run in {folder} cannot be read: {error}", "make it again in another folder") from None
 
 
 def _fitted(run: Run) -> Any:
     from saidata.evaluate import calibrate
     from saidata.evaluate.run import known
 
+    if run.settings.several:
+        raise Misuse("a table is of one model, and this run has several", "calibrate with a run of one model, without --with")
     table = calibrate.fit(known(run.outcomes), run.settings.model, run.settings.gold)
     if not table.groups:
         raise Misuse("too few values were judged to calibrate anything", "run more files: --files 0 is the whole set")
@@ -217,7 +249,8 @@ def _write(found: Report, folder: Path, draw: bool) -> None:
 def _folder(settings: Settings) -> Path:
     from saidata.places import home
 
-    model = re.sub(r"[^A-Za-z0-9.]+", "-", settings.model).strip("-")
+    named = settings.models if not settings.several else (*settings.models, settings.mode, *settings.rules)
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(named)).strip("-")[:100]
     return home() / "eval" / f"{model}-{settings.files or 'all'}-{settings.seed}"
 
 
@@ -234,16 +267,6 @@ def _progress() -> Callable[[str, int, int], None]:
             click.echo(f"{variant}: {done} of {of} files", err=True)
 
     return told
-
-
-def _engine_option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise Misuse(f"--engine {text[:60]!r} is no option", "write it like device=cpu or max_num_seqs=8")
-    try:
-        return name.replace("-", "_"), msgspec.json.decode(value)
-    except msgspec.DecodeError:
-        return name.replace("-", "_"), value
 
 
 def _machine(options: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from saidata.facts import Evidence
 from saidata.facts import Path as Place
 from saidata.format.document import Text
 from saidata.format.layout import place, safe_name
+from saidata.generate.crew import Crew
 from saidata.generate.live import Live, stopped_in
 from saidata.generate.made import Made
 from saidata.generate.make import Maker
@@ -63,13 +64,13 @@ def command(
     name = _name(name, given)
     with Workshop(settings, key=api_key, quiet=quiet) as workshop:
         evidence = workshop.evidence(name)
-        answers = StoredAnswers(workshop.store)
-        if not workshop.alone:
+        answers = StoredAnswers(workshop.store, anew=options["fresh"])
+        maker, live = workshop.makers(answers), None
+        if isinstance(maker, Crew):
             if given is not None:
                 raise Misuse("a file is gone on with by one model", hint="leave --with out")
-            return _end(workshop, workshop.makers(answers).make(evidence), options, out, as_json, ended=True)
-        maker, live = workshop.maker(answers), None
-        if not options["fresh"] and (known := _known(maker, evidence, given, stopped)) is not None:
+            return _end(workshop, maker.make(evidence), options, out, as_json, ended=True)
+        if (known := _known(maker, evidence, given, stopped)) is not None:
             made, ended = known, True
         else:
             live = Live(maker, evidence, given=given, stopped=stopped)

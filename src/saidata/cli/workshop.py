@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import click
@@ -19,7 +19,7 @@ from saidata.errors import Misuse, NotHere
 from saidata.evaluate.calibrate import load as load_calibration
 from saidata.evidence import gather
 from saidata.facts import Evidence
-from saidata.generate.crew import MODES, SURE, Crew, Mode, rule_of
+from saidata.generate.crew import MODES, SURE, Crew, Mode, together
 from saidata.generate.make import Maker, Options
 from saidata.index import Index
 from saidata.models import Model, open_model
@@ -85,7 +85,16 @@ _SEVERAL = (
 
 def model_options(command: Command) -> Command:
     """The options that say who answers, from what, how, and what several models do."""
-    for option in reversed((*_MODEL, *_EVIDENCE, *_WRITING, *_SEVERAL)):
+    return _with(command, (*_MODEL, *_EVIDENCE, *_WRITING, *_SEVERAL))
+
+
+def who_options(command: Command) -> Command:
+    """Of these, the options that say who answers, and what several models do."""
+    return _with(command, (*_MODEL, *_SEVERAL))
+
+
+def _with(command: Command, options: Sequence[Command]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -103,8 +112,13 @@ def settings_of(options: dict[str, Any]) -> Settings:
         mode=options.pop("mode"),
         rules=tuple(options.pop("rules")),
         sure=options.pop("sure"),
-        engine=dict(_engine_option(text) for text in options.pop("engine")),
+        engine=engine_options(options.pop("engine")),
     )
+
+
+def engine_options(texts: Sequence[str]) -> dict[str, Any]:
+    """redline's options, from what --engine was given."""
+    return dict(_engine_option(text) for text in texts)
 
 
 def _engine_option(text: str) -> tuple[str, Any]:
@@ -152,23 +166,11 @@ class Workshop:
             for name in dict.fromkeys((settings.model, *settings.others))
         ]
 
-    @property
-    def alone(self) -> bool:
-        """Whether there is one model, and nothing is said of how several work together."""
-        return not self.settings.others and not self.settings.rules and self.settings.mode == "route"
-
-    def maker(self, answers: StoredAnswers | None) -> Maker:
-        """Makes files with the first model, with the answers that are there already."""
-        return self._maker(self.models[0], answers)
-
     def makers(self, answers: StoredAnswers | None) -> Maker | Crew:
-        """Makes files with all models there are."""
+        """Makes files with all models there are, with the answers that are there already."""
         settings = self.settings
-        if self.alone:
-            return self.maker(answers)
-        mode = cast(Mode, settings.mode)
-        rules = [rule_of(text) for text in settings.rules]
-        return Crew([self._maker(model, answers) for model in self.models], mode, rules=rules, sure=settings.sure)
+        makers = [self._maker(model, answers) for model in self.models]
+        return together(makers, cast(Mode, settings.mode), settings.rules, settings.sure)
 
     def _maker(self, model: Model, answers: StoredAnswers | None) -> Maker:
         options = Options(**self.settings.options)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from saidata.errors import SaidataError
 from saidata.facts import Evidence, FactKind
 from saidata.format.document import Text
 from saidata.models import Ask, Message
-
-Variant = Literal["saidata", "index", "free"]
 
 MAX_TOKENS = 700
 MOST = 12  # values of one kind that the prompt shows

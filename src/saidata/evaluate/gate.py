@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from saidata.errors import Misuse, NotHere
-from saidata.evaluate.baselines import Variant
 from saidata.evaluate.report import Report
 
 LOWER_IS_BETTER = {"hallucinated_names", "licence_wrong"}
@@ -32,7 +31,7 @@ class Against(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a report must reach."""
 
-    variant: Variant = "saidata"
+    variant: str = "saidata"
     at_least: dict[str, float] = {}
     at_most: dict[str, float] = {}
     against: Against | None = None
@@ -57,7 +56,7 @@ def failures(found: Report, gate: Gate, path: Path) -> list[str]:
     """A sentence for each measure that does not reach what the gate asks for. A measure that was not taken fails too."""
     part = found.variants.get(gate.variant)
     if part is None:
-        return [f"the run has no variant {gate.variant}"]
+        return [f"the run has no variant {gate.variant}; it has {', '.join(found.variants)}"]
     told = []
     for wanted, sign, word in ((gate.at_least, 1, "at least"), (gate.at_most, -1, "at most")):
         for name, bound in wanted.items():

@@ -85,7 +85,7 @@ class Gold(msgspec.Struct, frozen=True, kw_only=True):
     all_configs: tuple[str, ...] = ()
     all_commands: tuple[str, ...] = ()
     licence: str = ""  # empty: the copyright file does not say it in a readable way
-    homepage: str = ""
+    homepage: str = ""  # hash of the address that the package gives, by `address_hash`
     debs: dict[str, str] = {}  # file name: sha256, of what was read
     hand: Hand | None = None
 
@@ -111,6 +111,11 @@ class Task(msgspec.Struct, frozen=True):
         if self.mode == "withheld":
             return msgspec.structs.replace(found, facts=tuple(fact for fact in found.facts if fact.kind not in WITHHELD))
         return found
+
+
+def address_hash(address: str) -> str:
+    """Names a web address, whether or not it ends in a slash; empty for none. The set keeps no addresses."""
+    return hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16] if address else ""
 
 
 def split_of(source: str) -> Split:

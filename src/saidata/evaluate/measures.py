@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from saidata.evaluate.claims import Claims, claims, contradictions, same_licence, unit
-from saidata.evaluate.gold import Gold, Mode
+from saidata.evaluate.gold import Gold, Mode, address_hash
 from saidata.evaluate.intervals import Interval, ratio
 from saidata.evaluate.truth import plain
 
@@ -56,6 +56,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     ports_right: int = 0
     ports_true: int = 0
     ports_found: int = 0
+    website_written: int = 0  # where the package gives one
+    website_right: int = 0
     category_written: int = 0  # in hand-checked files, that have a truth
     category_right: int = 0
     links_written: int = 0  # hand-checked files in which a service names its configuration
@@ -136,6 +138,8 @@ def _against(gold: Gold, said: Claims, base: Score, invented: Sequence[str]) -> 
         ports_right=len((ports | more) & set(said.ports)),
         ports_found=len(ports & set(said.ports)),
         ports_true=len(ports),
+        website_written=int(bool(said.website and gold.homepage)),
+        website_right=int(bool(said.website and address_hash(said.website) == gold.homepage)),
         category_written=int(bool(said.category and gold.hand and gold.hand.categories)),
         category_right=int(bool(said.category and right_value(gold, "category", said.category))),
         links_written=int(bool(said.service_configs and gold.hand and gold.hand.configs)),
@@ -242,6 +246,7 @@ MEASURES: dict[str, tuple[str, Measure]] = {
     ),
     "licence_accuracy": ("written licences that are right", lambda s: (s.licence == "right", _stated(s))),
     "licence_wrong": ("files with a wrong licence", lambda s: (s.licence == "wrong", s.licence != "unknown truth")),
+    "website": ("written websites that are the package's own", lambda s: (s.website_right, s.website_written)),
     "port_precision": ("ports that are ports of the software (hand-checked files)", lambda s: (s.ports_right, s.ports_written)),
     "port_recall": ("default ports that are found (hand-checked files)", lambda s: (s.ports_found, s.ports_true)),
     "category": (

@@ -10,26 +10,30 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from saidata.errors import Misuse, SaidataError
 from saidata.evaluate import baselines
-from saidata.evaluate.baselines import Variant
 from saidata.evaluate.calibrate import Table, field_of, fit
 from saidata.evaluate.gold import Gold, Split, Task
 from saidata.evaluate.measures import Score, right_value, score
 from saidata.facts import Evidence
 from saidata.format.document import Text
 from saidata.format.schema import mistakes
-from saidata.generate.made import Effort, Feature
+from saidata.generate.crew import SURE, Crew, Mode, together
+from saidata.generate.made import Effort, Feature, Made
 from saidata.generate.make import Maker, Options
 from saidata.models import Model
 
 Gather = Callable[[str], Evidence]
 Exists = Callable[[str], bool]
-Progress = Callable[[Variant, int, int], None]
+Variant = Literal["saidata", "alone", "index", "free"]
+"""What can be measured: the models together, each of them alone, and free generation with the index or without."""
+Progress = Callable[[str, int, int], None]
+
+FREE = ("index", "free")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +48,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deep: bool
     form: str = "json"
     scores: bool = True
+    others: tuple[str, ...] = ()  # models beside the first, and how they work together
+    mode: Mode = "route"
+    rules: tuple[str, ...] = ()
+    sure: float = SURE
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All that answer, the first one first."""
+        return tuple(dict.fromkeys((self.model, *self.others)))
+
+    @property
+    def several(self) -> bool:
+        """Whether the variant saidata is more than one model."""
+        return len(self.models) > 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a report sets side by side: each variant, and for `alone` each model."""
+        named = ([alone(model) for model in self.models] if variant == "alone" else [variant] for variant in self.variants)
+        return tuple(column for columns in named for column in columns)
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +80,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a run."""
 
-    variant: Variant
+    variant: str  # of the settings' columns
     key: str
     score: Score
     split: str
@@ -68,6 +92,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     removed: int = 0  # values that were contradicted and not written
     text: str = ""  # what was written, as it came
     judged: tuple[Judged, ...] = ()
+    model: str = ""  # who wrote it, where several could have
+    asked: tuple[str, ...] = ()  # the models that were asked
+    agreed: dict[str, bool] = {}  # field that several models answered: whether they said the same
 
 
 class Run:
@@ -91,10 +118,10 @@ class Run:
             said.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=1) + b"\n")
         self.outcomes: list[Outcome] = list(_read(self._file))
         self._clock = folder / "seconds.json"
-        self.seconds: dict[Variant, float] = {}
-        """What each variant took on the clock, the parts of a stopped run together."""
+        self.seconds: dict[str, float] = {}
+        """What each column took on the clock, the parts of a stopped run together."""
         if self._clock.exists():
-            self.seconds = msgspec.json.decode(self._clock.read_bytes(), type=dict[Variant, float])
+            self.seconds = msgspec.json.decode(self._clock.read_bytes(), type=dict[str, float])
 
     @property
     def machine(self) -> str:
@@ -106,17 +133,19 @@ class Run:
     def machine(self, sentence: str) -> None:
         (self.folder / "machine").write_text(sentence)
 
-    def work(self, tasks: Sequence[Task], model: Model, gather: Gather, exists: Exists, progress: Progress) -> None:
-        """Make and judge what is not done yet."""
+    def work(self, tasks: Sequence[Task], models: Sequence[Model], gather: Gather, exists: Exists, progress: Progress) -> None:
+        """Make and judge what is not done yet, with the models of the settings in their order."""
         with self._file.open("ab") as file:
-            for variant in self.settings.variants:
+            for variant in self.settings.columns:
                 done = {one.key for one in self.outcomes if one.variant == variant}
                 left = [task for task in tasks if task.key not in done]
                 progress(variant, len(tasks) - len(left), len(tasks))
                 if not left:
                     continue
+                for model in models if self.settings.several else ():
+                    model.close()  # so that no column finds its prompts computed by the one before; it opens again when asked
                 before, began = self.seconds.get(variant, 0.0), time.monotonic()
-                for ended, outcome in enumerate(self._variant(variant, left, model, gather, exists), len(tasks) - len(left) + 1):
+                for ended, outcome in enumerate(self._variant(variant, left, models, gather, exists), len(tasks) - len(left) + 1):
                     file.write(msgspec.json.encode(outcome) + b"\n")
                     file.flush()
                     self.outcomes.append(outcome)
@@ -125,12 +154,10 @@ class Run:
                     progress(variant, ended, len(tasks))
 
     def _variant(
-        self, variant: Variant, tasks: Sequence[Task], model: Model, gather: Gather, exists: Exists
+        self, variant: str, tasks: Sequence[Task], models: Sequence[Model], gather: Gather, exists: Exists
     ) -> Iterator[Outcome]:
-        if variant == "saidata":
-            options = Options(seed=self.settings.seed, scores=self.settings.scores, form=self.settings.form, origin=False)  # type: ignore[arg-type]
-            maker = Maker(model, options)
-            for number, made in maker.make_all(task.evidence(gather(task.gold.name)) for task in tasks):
+        if variant not in FREE:
+            for number, made in self._maker(variant, models).make_all(task.evidence(gather(task.gold.name)) for task in tasks):
                 task = tasks[number]
                 yield self._outcome(
                     variant,
@@ -141,6 +168,9 @@ class Run:
                     repairs=made.repairs,
                     removed=len(made.removed),
                     judged=tuple(judge(task.gold, each) for each in made.features) if task.mode == "full" else (),
+                    model=made.model,
+                    asked=made.asked,
+                    agreed=_agreed(made),
                 )
             return
         asks = (
@@ -149,7 +179,7 @@ class Run:
             )
             for task in tasks
         )
-        for number, answer in model.answers(asks):
+        for number, answer in models[0].answers(asks):
             effort = Effort(
                 asks=1,
                 tokens=answer.tokens,
@@ -160,8 +190,16 @@ class Run:
             )
             yield self._outcome(variant, tasks[number], answer.text, exists, effort=effort)
 
-    def _outcome(self, variant: Variant, task: Task, text: str, exists: Exists, *, effort: Effort, **more: Any) -> Outcome:
-        data = parsed(text) if variant == "saidata" else baselines.parsed(text)
+    def _maker(self, variant: str, models: Sequence[Model]) -> Maker | Crew:
+        settings = self.settings
+        options = Options(seed=settings.seed, scores=settings.scores, form=settings.form, origin=False)  # type: ignore[arg-type]
+        makers = [Maker(model, options) for model in models]
+        if variant == "saidata":
+            return together(makers, settings.mode, settings.rules, settings.sure)
+        return next(maker for maker, name in zip(makers, settings.models, strict=True) if alone(name) == variant)
+
+    def _outcome(self, variant: str, task: Task, text: str, exists: Exists, *, effort: Effort, **more: Any) -> Outcome:
+        data = baselines.parsed(text) if variant in FREE else parsed(text)
         valid = data is not None and not mistakes(data, strict=True)
         return Outcome(
             variant=variant,
@@ -175,6 +213,17 @@ class Run:
             text=text,
             **more,
         )
+
+
+def alone(model: str) -> str:
+    """The column of one of several models."""
+    return f"{model} alone"
+
+
+def _agreed(made: Made) -> dict[str, bool]:
+    """Of the fields that models voted on, by name, where they were of one mind."""
+    voted = {[step for step in f.path if isinstance(step, str)][-1]: True for f in made.features if f.agreement is not None}
+    return voted | {place.rpartition(".")[2]: False for place in made.disagreements}
 
 
 def parsed(text: str) -> Any:

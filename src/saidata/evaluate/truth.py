@@ -221,15 +221,32 @@ def _aliases(archive: tarfile.TarFile, unit: tarfile.TarInfo) -> set[str]:
 def _made(scripts: Iterable[bytes]) -> tuple[str, ...]:
     """Paths that a maintainer script creates: handed to ucf, copied, written to, or linked as an alternative.
 
-    A path with a variable in it is not known before installation and is left out.
+    A variable that the script sets once, to a plain path, is followed; a path with any other in it is not known before
+    installation and is left out.
     """
     found: set[str] = set()
     for script in scripts:
         text = script.decode(errors="replace").replace("\\\n", " ")
+        text = _followed(text)
         for line in text.splitlines():
             if MAKES.search(line):
                 found.update(plain(path) for path in MADE_PATH.findall(line))
     return tuple(sorted(found))
+
+
+SET = re.compile(r"(?m)^[ \t]*(?P<name>[A-Za-z_]\w*)=[\"']?(?P<path>/[\w.+/-]+)[\"']?[ \t]*;?$")
+
+
+def _followed(text: str) -> str:
+    """A script with its constant paths in place of their variables."""
+    values: dict[str, set[str]] = {}
+    for match in SET.finditer(text):
+        values.setdefault(match["name"], set()).add(match["path"])
+    for name, paths in values.items():
+        if len(paths) == 1:
+            path = next(iter(paths))
+            text = re.sub(rf"\$\{{{name}\}}|\${name}(?!\w)", lambda _, path=path: path, text)  # type: ignore[misc]
+    return text
 
 
 def telling(configs: Iterable[str], conffiles: Iterable[str]) -> tuple[str, ...]:

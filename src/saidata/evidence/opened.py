@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saidata.evidence import order
+from saidata.evidence.registered import Table, registered, transports
 from saidata.facts import Fact, FactKind
 from saidata.index import Index, Package, apt
 from saidata.index.lists import names
 from saidata.index.store import File
 from saidata.sources import deb
 from saidata.sources.deb import Inside
+from saidata.sources.ports import FIRM, SAID
 
 MOST = 6
 MOST_PORTS = 8
 _TABLE = "netbase"  # the package that ships /etc/services
-
-# A debtag of a server's protocol, to its name in /etc/services. Not http, which is spoken on any port.
-PROTOCOLS = {
-    **{name: name for name in ("ftp", "imap", "ldap", "nntp", "pop3", "sip", "smtp", "snmp", "ssh", "telnet", "tftp")},
-    "dns": "domain",
-    "irc": "ircd",
-}
 
 
 def opened(index: Index, members: Sequence[Package], body: Package, name: str) -> tuple[list[Fact], str]:
@@ -55,7 +50,12 @@ def opened(index: Index, members: Sequence[Package], body: Package, name: str) -
     # A client's configuration names the ports of servers: only a service has ports of its own.
     if any(file.path.endswith((".service", ".socket")) or file.path.startswith("/etc/init.d/") for file in shipped):
         tags = {tag for package, _ in near for tag in package.tags.split(", ")}
-        ports = _stated(near, 2) or _registered(index, [*stems, *_bodies(units)], tags) or _stated(found, 1)
+        registry, table = _table(index, offline=bool(reason))
+        ports = _stated(near, FIRM, table)
+        if not ports and registry is not None:
+            called = registered(table, dict.fromkeys([*stems, *_bodies(units)]), tags, members[0].summary)
+            ports = [_fact(registry, "/etc/services", "port", value, f"registered for {name}") for name, value in called]
+        ports = ports or _stated(found, 1, table) or _stated(near, SAID, table)
     return [*_licences(found), *_configs(found), *_made(found, stems), *ports[:MOST_PORTS]], reason
 
 
@@ -139,29 +139,22 @@ def _made(found: Sequence[tuple[Package, Inside]], stems: tuple[str, ...]) -> li
     return facts
 
 
-def _stated(found: Sequence[tuple[Package, Inside]], rank: int) -> list[Fact]:
+def _table(index: Index, offline: bool) -> tuple[Package | None, Table]:
+    """/etc/services and the package that ships it; nothing where it is not known and cannot be fetched."""
+    package = index.package(_TABLE)
+    if package is None:
+        return None, {}
+    inside = deb.remembered(package.name, package.version) if offline else _inside(index, package)[0]
+    return package, inside.services if inside else {}
+
+
+def _stated(found: Sequence[tuple[Package, Inside]], rank: int, table: Table) -> list[Fact]:
     """Ports that files state, down to this rank of sureness; surest first."""
     rows = [
         (port.rank, at, port, package) for at, (package, inside) in enumerate(found) for port in inside.ports if port.rank <= rank
     ]
     facts: dict[str, Fact] = {}
     for _, _, port, package in sorted(rows, key=lambda row: row[:2]):
-        facts.setdefault(port.value, _fact(package, "files", "port", port.value, port.detail))
+        for value in transports(port.value, table):
+            facts.setdefault(value, _fact(package, "files", "port", value, port.detail))
     return list(facts.values())
-
-
-def _registered(index: Index, wanted: Sequence[str], tags: set[str]) -> list[Fact]:
-    """Ports that /etc/services has for the software's name, else for the one protocol that a server is tagged with."""
-    package = index.package(_TABLE)
-    table = _inside(index, package)[0] if package else None
-    if package is None or table is None:
-        return []
-    spoken = [service for protocol, service in PROTOCOLS.items() if f"protocol::{protocol}" in tags]
-    called = [name.lower() for name in dict.fromkeys(wanted) if name.lower() in table.services][:1]
-    if not called and "network::server" in tags and len(spoken) == 1 and "protocol::zeroconf" not in tags:
-        called = spoken
-    return [
-        _fact(package, "/etc/services", "port", value, f"registered for {name}")
-        for name in called
-        for value in table.services.get(name, ())
-    ]

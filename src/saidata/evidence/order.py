@@ -1,4 +1,4 @@
-"""Which facts of a package matter most: `unit_rank`, `config_rank`, `command_rank`. Smaller is better.
+"""Which facts of a package matter most: `unit_rank`, `config_rank`, `command_rank`. Smaller is better; `main_config` is the one that counts.
 
 A reader, and a model that reads a bounded prompt, takes the first: so the unit called like the software stands before
 timers and helpers, etc/NAME/NAME.conf before etc/default/NAME, NAME before NAME-something.
@@ -43,6 +43,11 @@ PLUGGED = (
     ),
     *("emacs", "bash_completion.d", "apparmor.d", "apport", "dhcp", "polkit-1", "skel", "zsh", "fish", "grub.d", "alternatives"),
 )
+HOSTS = (
+    *("apache2", "cockpit", "collectd", "fail2ban", "ferm", "ifplugd", "letsencrypt", "lighttpd", "logcheck", "monit", "munin"),
+    *("mysql", "nagios", "nginx", "php", "postfix", "pm", "power", "schroot", "update-motd.d", "xinetd.d"),
+)
+"""Folders of programs that others put a file into; each is the main thing of its own program."""
 _PLUGGED = {folder: number for number, folder in enumerate(PLUGGED)}
 _MAIN_NAMES = (
     "{}.conf",
@@ -61,16 +66,8 @@ _MAIN_NAMES = (
     "{}d_config",
 )
 _GENERAL = (
-    "main.cf",
-    "config",
-    "config.ini",
-    "config.toml",
-    "config.yml",
-    "config.yaml",
-    "server.conf",
-    "conf",
-    "settings.conf",
-    "main.conf",
+    *("main.cf", "config", "config.ini", "config.toml", "config.yml", "config.yaml", "config.json", "server.conf", "conf"),
+    *("settings.conf", "settings.json", "main.conf", "daemon.conf"),
 )
 _CONFIG_ENDINGS = (".conf", ".cfg", ".ini", ".yml", ".yaml", ".toml", ".json", ".xml", ".cnf", ".cf", ".properties", "rc")
 
@@ -109,6 +106,25 @@ def config_rank(path: str, stems: tuple[str, ...], package: int, units: Sequence
     ending = not base.endswith(_CONFIG_ENDINGS)
     exact = named < len(_MAIN_NAMES)
     return (plugged, not exact, general, len(parts), ending, named, package, likeness(base, stems), path)
+
+
+def main_config(paths: Sequence[str], stems: Sequence[str]) -> str | None:
+    """Of a service's files below /etc, best first, the one that its name points to; None where none stands out.
+
+    That is one that is called like the software, or by a general name in its folder, or the only setting file of that folder, or
+    without such a folder the only one that is called like its own (etc/zm/zm.conf).
+    """
+    near = [path for path in paths if path.count("/") < 4]
+    own = [path for path in near if path.count("/") < 3 or path.split("/")[2].startswith(tuple(stems))]
+    names = {form.format(stem) for stem in stems for form in _MAIN_NAMES}
+    for among, called in ((own, names), (near, names), (own, set(_GENERAL))):
+        if found := next((path for path in among if path.rpartition("/")[2] in called), None):
+            return found
+    settings = [path for path in own if path.count("/") == 3 and path.endswith(_CONFIG_ENDINGS)]
+    if len(settings) == 1:
+        return settings[0]
+    same = [path for path in paths if path.count("/") == 3 and path.split("/")[2] == path.rpartition("/")[2].rpartition(".")[0]]
+    return same[0] if len(same) == 1 and not settings else None
 
 
 def likeness(text: str, stems: tuple[str, ...]) -> int:

@@ -1,7 +1,9 @@
 """Several models' files of one software as one: a vote on each value that models gave, and who said otherwise. Open `consensus`.
 
-What evidence decided is the same in all of them. A choice goes to the majority, then to the greater share of probability; of
-sentences, the one that has most words in common with the others is taken; a tag needs half of the models.
+What evidence decided is the same in all of them. A choice goes to the majority; at a tie none of the candidates wins over one of
+them, since half of the models would not have it written, and else the greater share of probability. Of sentences, the one that
+has most words in common with the others is taken; a tag needs half of the models, and there are no more than one model gave. A
+model whose answer broke off before a value has no vote on it.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ def consensus(made: Sequence[Made]) -> Made:
     agreements: dict[Path, float] = {}
     disagreements: dict[str, dict[str, list[str]]] = {}
     for path in _open_places(made):
-        given = [(each.model, get(each.data, path)) for each in made]
-        value, agreement = _vote(path, made, [value for _, value in given])
+        voters = [each for each in made if get(each.data, path) is not None or key_of(path) in each.abstained]
+        given = [(each.model, get(each.data, path)) for each in voters]
+        value, agreement = _vote(path, voters, [value for _, value in given], len(made))
         if value is None:
             drop(data, path)
         else:
@@ -53,6 +56,7 @@ def consensus(made: Sequence[Made]) -> Made:
         complete=all(each.complete for each in made),
         features=_features(made, data, agreements),
         effort=sum((each.effort for each in made[1:]), made[0].effort),
+        asked=tuple(name for each in made for name in each.asked),
         disagreements=disagreements,
         route=f"agreed on by {len(made)} models",
     )
@@ -64,14 +68,15 @@ def _open_places(made: Sequence[Made]) -> list[Path]:
     return list(dict.fromkeys(path[:-1] if path[-1] == 0 and len(path) > 1 else path for path in found))
 
 
-def _vote(path: Path, made: Sequence[Made], values: Sequence[Any]) -> tuple[Any, float]:
-    """The value, and the share of the models that agree with it."""
+def _vote(path: Path, made: Sequence[Made], values: Sequence[Any], models: int) -> tuple[Any, float]:
+    """The value, and the share of the voters that agree with it; `models` are those without a vote too."""
     named = [value for value in values if value is not None]
     if not named:
         return None, 1.0
     if path[-1] == "tags":
         counts = {tag: sum(tag in value for value in named) for value in named for tag in value}
-        kept = [tag for tag, count in counts.items() if 2 * count >= len(values)] or named[0]
+        wanted = sorted((tag for tag, count in counts.items() if 2 * count >= models), key=lambda tag: -counts[tag])
+        kept = wanted[: max(len(value) for value in named)] or named[0]
         return kept, sum(counts[tag] for tag in kept) / (len(kept) * len(values))
     if path[-1] == "description":
         closest = max(named, key=lambda text: sum(_alike(text, other) for other in named))
@@ -79,8 +84,8 @@ def _vote(path: Path, made: Sequence[Made], values: Sequence[Any]) -> tuple[Any,
     shown = [_shown(value) for value in values]
     shares = [_share(each, path) for each in made]
 
-    def weight(place: int) -> tuple[int, float, int]:
-        return shown.count(shown[place]), shares[place], -place
+    def weight(place: int) -> tuple[int, bool, float, int]:
+        return shown.count(shown[place]), values[place] is None, shares[place], -place
 
     won = max((place for place, value in enumerate(values)), key=weight)
     return values[won], shown.count(shown[won]) / len(values)

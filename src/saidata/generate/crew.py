@@ -1,7 +1,7 @@
 """Several models for one list: routed by what a software is, agreeing on each file, or a fast one first. Open `Crew.make_all`.
 
 Every file says in `route` which model made it and why. Evidence is taken a window at a time, so that each model still works on
-many files together.
+many files together; `together` makes a crew of what a user asked for.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import msgspec
 
 from saidata.errors import Misuse
 from saidata.facts import Evidence
+from saidata.generate.category import CATEGORIES, categories
 from saidata.generate.consensus import consensus
 from saidata.generate.made import Made
 from saidata.generate.make import Maker
-from saidata.generate.questions import CATEGORIES, categories
 
 Mode = Literal["route", "agree", "escalate"]
 MODES: tuple[Mode, ...] = ("route", "agree", "escalate")
@@ -81,7 +81,7 @@ class Crew:
             if rule.when == kind:
                 return rule.model, f"{rule.model}: {kind}, {len(evidence.facts)} facts"
             if left == (rule.when,):
-                return rule.model, f"{rule.model}: its section says {rule.when}"
+                return rule.model, f"{rule.model}: its category is {rule.when}"
         first = next(iter(self._makers))
         return first, f"{first}: no rule fits"
 
@@ -110,7 +110,8 @@ class Crew:
             for place, made in maker.make_all(evidence for _, evidence, _ in asked):
                 number, evidence, why = asked[place]
                 if number in spent:
-                    made = msgspec.structs.replace(made, effort=spent[number].effort + made.effort)
+                    before = spent[number]
+                    made = msgspec.structs.replace(made, effort=before.effort + made.effort, asked=before.asked + made.asked)
                 doubt = "" if name == names[-1] else self.doubt(made)
                 if doubt:
                     spent[number] = made
@@ -130,6 +131,13 @@ class Crew:
 
     def _names(self) -> str:
         return ", ".join(self._makers)
+
+
+def together(makers: Sequence[Maker], mode: Mode, rules: Sequence[str], sure: float) -> Maker | Crew:
+    """What makes the files: a crew, or the only maker there is where nothing is said of several."""
+    if len(makers) == 1 and not rules and mode == "route":
+        return makers[0]
+    return Crew(makers, mode, rules=[rule_of(text) for text in rules], sure=sure)
 
 
 def rule_of(text: str) -> Rule:

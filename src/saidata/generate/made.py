@@ -83,6 +83,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""  # of the evidence
     effort: Effort = Effort()
     receipt: dict[str, Any] | None = None
+    asked: tuple[str, ...] = ()  # the models that were asked, in their order
     route: str = ""  # why this model was asked, where there were several
     disagreements: dict[str, dict[str, list[str]]] = {}  # place: what was said of it, and by which models
 

@@ -262,6 +262,7 @@ class Maker:
             prompt_version=prompt.VERSION,
             digest=job.evidence.digest(),
             effort=job.effort,
+            asked=(self.model.name,) if job.effort.asks else (),
             receipt=job.answer.receipt if job.answer is not None else None,
         )
 

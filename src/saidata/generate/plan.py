@@ -15,10 +15,11 @@ import msgspec
 
 from saidata.check.versions import upstream
 from saidata.errors import Misuse
-from saidata.evidence.order import PLUGGED
+from saidata.evidence.order import HOSTS, PLUGGED, main_config, stems
 from saidata.facts import Evidence, Fact, Path
+from saidata.generate.category import categories
 from saidata.generate.naming import apart, logical, purpose
-from saidata.generate.questions import categories, choice, prose_questions
+from saidata.generate.questions import choice, prose_questions
 from saidata.generate.skeleton import Question, Skeleton, get
 
 SCHEMA_VERSION = "0.3"
@@ -188,7 +189,7 @@ def _packages(evidence: Evidence, provider: str, limits: Limits) -> list[dict[st
 
 
 def _services(evidence: Evidence, limits: Limits) -> list[dict[str, Any]]:
-    units = evidence.values("unit")[: limits.services]
+    units = [unit for unit in evidence.values("unit") if not unit.endswith(".slice")][: limits.services]  # nobody starts a slice
     found = []
     for unit in units:
         stem, _, kind = unit.rpartition(".")
@@ -239,18 +240,29 @@ def _ports(evidence: Evidence, limits: Limits) -> list[dict[str, Any]]:
 
 
 def _service_config(evidence: Evidence, data: dict[str, Any], questions: list[Question]) -> None:
-    """The configuration of the first service: decided where a file is called like the software or the only one, else asked."""
+    """The configuration of the first service: decided where its name points to it or it is the only one, else asked."""
     services = data.get("services", [])
     files = [entry["path"] for entry in data.get("files", []) if not entry["path"].startswith(_OF_OTHERS)]
-    if not services or not files:
+    if not services:
         return
-    named = {evidence.name, services[0]["name"]}
-    called = [path for path in files if PurePosixPath(path).stem in named and PurePosixPath(path).suffix in (".conf", ".cfg", "")]
-    likely = [path for path in called if not path.startswith("/etc/default/")]
+    named = (*stems(evidence.name, [entry["package_name"] for entry in data.get("packages", [])]), services[0]["name"])
+    # A service's folder may drop the d of its name: etc/ssh of sshd.
+    named = tuple(dict.fromkeys([*named, *(name.removesuffix("d") for name in named if len(name) > 3)]))
+    files = [path for path in files if _sets(path, named)]
+    if not files:
+        return
+    likely = main_config([path for path in files if not path.startswith("/etc/default/")], named)
     if len(files) == 1 or likely:
-        services[0]["config_files"] = [likely[0] if likely else files[0]]
-    else:
-        questions.append(choice("config_file", ("services", 0, "config_files"), files[:8], as_list=True))
+        services[0]["config_files"] = [likely or files[0]]
+        return
+    own = [path for path in files if path.split("/")[2].startswith(named) or path.startswith("/etc/default/")]
+    questions.append(choice("config_file", ("services", 0, "config_files"), (own or files)[:8], as_list=True))
+
+
+def _sets(path: str, named: tuple[str, ...]) -> bool:
+    """Whether a file can be a service's configuration: no text about it, and in no other program's folder."""
+    folder = path.split("/")[2]
+    return not path.rpartition("/")[2].lower().startswith("readme") and (folder not in HOSTS or folder.startswith(named))
 
 
 def _providers(evidence: Evidence, data: dict[str, Any], home: str | None, limits: Limits) -> None:

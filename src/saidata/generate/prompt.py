@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from saidata.facts import Evidence
-from saidata.generate.questions import CATEGORIES
+from saidata.generate.category import CATEGORIES
 from saidata.generate.skeleton import Question, Skeleton
 from saidata.models import Message
 

@@ -6,116 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from saidata.facts import Evidence, Path
+from saidata.generate.category import categories
 from saidata.generate.skeleton import Question
-
-CATEGORIES = (
-    "web",
-    "database",
-    "messaging",
-    "mail",
-    "dns",
-    "networking",
-    "security",
-    "monitoring",
-    "logging",
-    "storage",
-    "backup",
-    "virtualization",
-    "containers",
-    "infrastructure",
-    "version-control",
-    "development",
-    "programming-language",
-    "library",
-    "editor",
-    "shell",
-    "file-management",
-    "text-processing",
-    "multimedia",
-    "graphics",
-    "office",
-    "publishing",
-    "science",
-    "education",
-    "games",
-    "communication",
-    "desktop",
-    "system",
-    "hardware",
-    "other",
-)
-
-# What the archive's section leaves of the categories; a section that is not here says nothing. One alone is not asked.
-_NETWORK = (
-    "networking",
-    "dns",
-    "web",
-    "mail",
-    "messaging",
-    "communication",
-    "security",
-    "monitoring",
-    "storage",
-    "infrastructure",
-)
-_ADMIN = (
-    *("system", "monitoring", "logging", "backup", "storage", "security", "infrastructure", "containers", "virtualization"),
-    *("networking", "file-management", "database"),
-)
-_UTILITY = (
-    *("system", "file-management", "text-processing", "development", "storage", "backup", "security", "hardware", "monitoring"),
-    *("networking", "shell", "multimedia", "office", "science", "containers", "virtualization", "infrastructure", "other"),
-)
-_CODE = ("development", "programming-language", "library", "text-processing", "web", "science")
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "admin": _ADMIN,
-    "cli-mono": _CODE,
-    "comm": ("communication", "messaging", "networking", "hardware"),
-    "database": ("database",),
-    "devel": ("development", "programming-language", "version-control", "library", "infrastructure", "hardware"),
-    "editors": ("editor",),
-    "education": ("education",),
-    "electronics": ("science", "hardware", "development"),
-    "embedded": ("hardware", "development", "system"),
-    "fonts": ("publishing",),
-    "games": ("games",),
-    "gnome": ("desktop", "system", "communication", "multimedia", "office", "development", "games"),
-    "golang": _CODE,
-    "graphics": ("graphics",),
-    "hamradio": ("communication", "hardware"),
-    "haskell": _CODE,
-    "httpd": ("web",),
-    "interpreters": ("programming-language",),
-    "java": _CODE,
-    "javascript": _CODE,
-    "kde": ("desktop", "system", "communication", "multimedia", "office", "development", "games"),
-    "kernel": ("system", "hardware"),
-    "libs": ("library",),
-    "libdevel": ("library",),
-    "lisp": _CODE,
-    "mail": ("mail",),
-    "math": ("science",),
-    "net": _NETWORK,
-    "news": ("communication",),
-    "ocaml": _CODE,
-    "perl": _CODE,
-    "php": _CODE,
-    "python": _CODE,
-    "ruby": _CODE,
-    "rust": _CODE,
-    "science": ("science",),
-    "shells": ("shell",),
-    "sound": ("multimedia",),
-    "tex": ("publishing",),
-    "text": ("text-processing", "publishing", "editor", "office"),
-    "utils": _UTILITY,
-    "vcs": ("version-control",),
-    "video": ("multimedia",),
-    "web": ("web", "communication", "publishing", "monitoring", "infrastructure"),
-    "x11": ("desktop", "graphics", "system", "hardware"),
-    "xfce": ("desktop",),
-    "zope": ("web",),
-}
 
 # One sentence. A full stop inside it is followed by a small letter or a digit, as in Node.js; the first that is not ends it.
 SENTENCE = r'^[A-Z0-9]([^.\n"\\]|\.[a-z0-9]){20,200}\.$'
@@ -136,12 +28,6 @@ def prose_questions(evidence: Evidence) -> Iterator[Question]:
         yield choice("category", ("metadata", "category"), left, may_abstain=False)
     yield Question(key="subcategory", path=("metadata", "subcategory"), kind="words", schema=word)
     yield Question(key="tags", path=("metadata", "tags"), kind="words", schema=tags)
-
-
-def categories(evidence: Evidence) -> tuple[str, ...]:
-    """The categories that its section leaves open."""
-    section = next(iter(evidence.values("section", provider="apt")), "")
-    return SECTIONS.get(section.rpartition("/")[2], CATEGORIES)
 
 
 def choice(key: str, path: Path, allowed: Sequence[str], *, may_abstain: bool = True, as_list: bool = False) -> Question:

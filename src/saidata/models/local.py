@@ -125,7 +125,7 @@ class Local:
         """Free the machine."""
         if self._loaded is not None:
             self._loaded.close()
-            self._loaded = None
+            self._loaded, self._warmed = None, False
 
     def __enter__(self) -> Self:
         return self

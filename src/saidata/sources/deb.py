@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,7 @@ import msgspec
 from saidata import places
 from saidata.sources import copyright, ports, scripts
 
-READER = 4  # raised when `Inside` or a reader changes: what an older one kept is read again
+READER = 5  # raised when `Inside` or a reader changes: what an older one kept is read again
 LARGEST_TEXT = 512 << 10
 MOST_TEXT = 16 << 20  # of one package together
 _SCRIPTS = ("preinst", "postinst", "config")
@@ -75,7 +75,7 @@ def inside(file: Path, package: str, version: str) -> Inside:
     found.users, found.configs_made, found.links = made.users, made.configs, made.links
     found.directories = [(path, "") for path in made.directories if _STATE.match(path)]
     with _tar(file, "--fsys-tarfile") as archive:
-        _files(archive, found)
+        _files(archive, found, made.copied)
     found.ports = ports.surest(found.ports)
     found.directories = list({path: (path, mode) for path, mode in found.directories}.values())
     return found
@@ -142,7 +142,8 @@ def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     return file.read().decode("utf-8", "replace") if file else ""
 
 
-def _files(archive: tarfile.TarFile, found: Inside) -> None:
+def _files(archive: tarfile.TarFile, found: Inside, copied: Mapping[str, str]) -> None:
+    """Read what says something; `copied` are files that are put below /etc at install, and read as if they stood there."""
     budget, profiles = MOST_TEXT, 0
     for member in archive:
         path = "/" + member.name.removeprefix("./").lstrip("/")
@@ -157,14 +158,14 @@ def _files(archive: tarfile.TarFile, found: Inside) -> None:
             found.masked.append(path)
         elif path == f"/usr/share/doc/{found.package}/copyright":
             _copyright(_text(archive, member), found)
-        elif (_UNIT.match(path) or _TEXT.match(path)) and budget > 0:
+        elif (_UNIT.match(path) or _TEXT.match(path) or path in copied) and budget > 0:
             text = _text(archive, member)
             budget -= len(text)
             profiles += path.startswith(_PROFILES)
             if profiles > MOST_PROFILES:  # a package of profiles for everybody
                 found.ports = [port for port in found.ports if _PROFILES not in port.detail]
                 continue
-            _described(path, text, found)
+            _described(copied.get(path, path), text, found)
 
 
 def _copyright(text: str, found: Inside) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -21,6 +21,7 @@ class Made(msgspec.Struct):
     directories: list[str] = msgspec.field(default_factory=list)
     configs: list[str] = msgspec.field(default_factory=list)  # put below /etc at install, and so in no file list
     links: list[tuple[str, str]] = msgspec.field(default_factory=list)  # (command, what it stands for): alternatives
+    copied: dict[str, str] = msgspec.field(default_factory=dict)  # a shipped file to the configuration it becomes
 
 
 _SET = re.compile(
@@ -84,7 +85,7 @@ def _line(line: str, known: dict[str, str], made: Made) -> None:
     if not line or line.startswith("#"):
         return
     match = re.search(
-        r"(?:^|[;&|!(]\s*|\bthen\s+|\belse\s+|\bdo\s+|\bif\s+)((?:/\S+/)?(adduser|useradd|mkdir|install|ucf|update-alternatives)\s.*)",
+        r"(?:^|[;&|!(]\s*|\bthen\s+|\belse\s+|\bdo\s+|\bif\s+)((?:/\S+/)?(adduser|useradd|mkdir|install|ucf|cp|update-alternatives)\s.*)",
         line,
     )
     if match is None:
@@ -98,8 +99,9 @@ def _line(line: str, known: dict[str, str], made: Made) -> None:
         "adduser": _user,
         "useradd": _user,
         "mkdir": _folders,
-        "install": _folders,
+        "install": _installed,
         "ucf": _ucf,
+        "cp": _copy,
         "update-alternatives": _alternative,
     }[match[2]](words, made)
 
@@ -114,14 +116,14 @@ def _until_end(words: list[str]) -> list[str]:
     return words
 
 
-def _plain(words: list[str]) -> list[str]:
+def _plain(words: list[str], with_value: Collection[str] = _WITH_VALUE) -> list[str]:
     """Arguments that are no options, nor an option's value."""
     kept, skip = [], False
     for word in words[1:]:
         if skip:
             skip = False
         elif word.startswith("-"):
-            skip = word in _WITH_VALUE
+            skip = word in with_value
         else:
             kept.append(word)
     return kept
@@ -136,20 +138,32 @@ def _user(words: list[str], made: Made) -> None:
         made.users.append(names[-1])
 
 
+def _installed(words: list[str], made: Made) -> None:
+    folders = any(word in ("-d", "--directory") or re.match(r"-[a-zA-Z]*d$", word) for word in words[1:4])
+    (_folders if folders else _copy)(words, made)
+
+
 def _folders(words: list[str], made: Made) -> None:
-    if words[0].endswith("install") and not any(
-        word in ("-d", "--directory") or re.match(r"-[a-zA-Z]*d$", word) for word in words[1:4]
-    ):
-        return
     for word in words[1:]:
         if word.startswith(STATE_FOLDERS) and _is_path(word):
             made.directories.append(word.rstrip("/"))
 
 
 def _ucf(words: list[str], made: Made) -> None:
-    paths = [word for word in words[1:] if word.startswith("/")]
+    paths = _plain(words, ())  # the new file is often a temporary one, in a variable
     if len(paths) >= 2 and paths[-1].startswith("/etc/") and _is_path(paths[-1]):
         made.configs.append(paths[-1])
+
+
+def _copy(words: list[str], made: Made) -> None:
+    """A shipped file that is put below /etc; a copy to a folder or of what is there already makes no new configuration."""
+    paths = _plain(words, ("-m", "--mode", "-o", "--owner", "-g", "--group"))
+    if len(paths) != 2 or not all(_is_path(path) for path in paths):
+        return
+    shipped, config = paths
+    if shipped.startswith("/usr/") and config.startswith("/etc/") and "." in config.rpartition("/")[2]:
+        made.configs.append(config)
+        made.copied[shipped] = config
 
 
 def _alternative(words: list[str], made: Made) -> None:

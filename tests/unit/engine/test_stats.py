@@ -123,7 +123,7 @@ def test_energy_is_shared_by_tokens_and_its_idle_part_is_told(clock: Clock) -> N
     assert energy["joules"] == pytest.approx(400 * (0.3 + 8 * 0.25)) and energy["prefill_joules"] == pytest.approx(120.0)
     assert energy["idle_joules"] == pytest.approx(energy["joules"] / 4)
     assert energy["joules_per_token"] == pytest.approx(100.0) and energy["throttled"] == ["sw_power_cap"]
-    assert "power cap" in first["advice"]
+    assert "power limit" in first["advice"]
     stats = accounts.stats(IDLE)
     assert energy["joules"] + second["energy"]["joules"] == pytest.approx(stats.more["step_energy_joules_total"])
     assert stats.more["energy_joules_total"] == pytest.approx(200.0 + 400.0 * 4.5) and stats.absent == {}

@@ -165,3 +165,12 @@ def test_a_broken_store_says_so(desk, tmp_path, capsys):
     home.mkdir()
     (home / "work.db").write_bytes(b"nonsense" * 1000)
     assert main(["jobs", "list"]) == 2 and "move it away" in capsys.readouterr().err
+
+
+def test_several_models_answer_from_what_is_kept_and_anew_where_it_is_wanted(desk, capsys):
+    several = ["generate", "webthing", "--with", "other", "--mode", "agree", "--json"]
+    assert main(several) == 0 and desk.asks == 2
+    assert json.loads(capsys.readouterr().out)["asked"] == ["qwen2.5-coder-0.5b", "other"]
+    assert main(several) == 0 and desk.asks == 2
+    assert main([*several, "--fresh"]) == 0 and desk.asks == 4
+    assert main(several) == 0 and desk.asks == 4, "what was asked anew is kept"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from saidata.evaluate.claims import claims, contradictions, same_licence
-from saidata.evaluate.gold import Gold, Hand
+from saidata.evaluate.gold import Gold, Hand, address_hash
 from saidata.evaluate.measures import MEASURES, file_recall, right_value, score, summary
 
 QUILL = Gold(
@@ -28,7 +28,7 @@ QUILL = Gold(
     all_configs=("/etc/quill/quill.conf", "/etc/quill/more.conf", "/etc/init.d/quill"),
     all_commands=("/usr/bin/quill", "/usr/sbin/quilld", "/usr/bin/quill-extra"),
     licence="Artistic-1.0-Perl OR GPL-1.0-or-later",
-    homepage="https://quill.example.org",
+    homepage=address_hash("https://quill.example.org"),
 )
 GOOD: dict[str, Any] = {
     "version": "0.3",

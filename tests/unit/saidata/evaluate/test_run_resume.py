@@ -84,7 +84,7 @@ def _settings(**changes: object) -> Settings:
 
 
 def _work(run: Run, model: Free) -> None:
-    run.work(TASKS, model, _gather, _exists, lambda variant, done, of: None)
+    run.work(TASKS, [model], _gather, _exists, lambda variant, done, of: None)
 
 
 ANSWER = "Here it is:\n```yaml\nversion: '0.3'\nmetadata: {name: webthing, license: MIT}\npackages:\n  - {name: a, package_name: madeup}\n```\nEnjoy!"
@@ -133,7 +133,7 @@ def test_another_models_run_is_not_mixed_in(tmp_path: Path) -> None:
 def test_withheld_evidence_reaches_no_prompt(tmp_path: Path) -> None:
     model = Free(ANSWER)
     run = Run(tmp_path, _settings(variants=("index",)))
-    run.work([TASKS[3]], model, _gather, _exists, lambda variant, done, of: None)
+    run.work([TASKS[3]], [model], _gather, _exists, lambda variant, done, of: None)
     asked = model.asks[0].messages[-1].content
     assert "webthing-common" in asked and "a small web server" not in asked
     assert not any(
@@ -146,7 +146,7 @@ def test_withheld_evidence_reaches_no_prompt(tmp_path: Path) -> None:
 def test_what_generation_says_is_valid_is_judged_again(tmp_path: Path) -> None:
     """A file about another program is well formed, and still wrong in everything."""
     run = Run(tmp_path, _settings(variants=("saidata",)))
-    run.work([TASKS[0]], Free(), lambda name: webthing(name="mailthing"), _exists, lambda variant, done, of: None)
+    run.work([TASKS[0]], [Free()], lambda name: webthing(name="mailthing"), _exists, lambda variant, done, of: None)
     assert run.outcomes[0].score.valid
     assert run.outcomes[0].score.counts["units"].right == 0 and run.outcomes[0].score.packages_right == 0
 

@@ -33,6 +33,11 @@ License: Expat
 UNIT = "[Service]\nExecStart=/usr/sbin/quilld\n[Install]\nAlias=quill.service printing.service\n"
 POSTINST = """#!/bin/sh
 ucf /usr/share/quill/quill.conf /etc/quill/made.conf
+TARGET="/etc/quill/by-variable.conf"
+ucf "$new" "${TARGET}"
+EITHER=/etc/quill/one
+EITHER=/etc/quill/two
+cp "$new" $EITHER
 update-alternatives --install /usr/bin/quill-editor quill-editor /usr/bin/quilled 10
 cp /usr/share/x "/etc/quill/$NAME.conf"
 echo /etc/quill/never-made
@@ -108,6 +113,7 @@ def test_files_below_etc_and_those_that_scripts_make(held: truth.Held) -> None:
     assert held.configs == ("/etc/init.d/quill", "/etc/logrotate.d/quill", "/etc/quill/quill.conf")
     assert held.conffiles == ("/etc/init.d/quill", "/etc/quill/quill.conf")
     assert "/etc/quill/made.conf" in held.made and "/usr/bin/quill-editor" in held.made
+    assert "/etc/quill/by-variable.conf" in held.made and "/etc/quill/one" not in held.made
     assert not any("never-made" in path or "$" in path for path in held.made)
 
 

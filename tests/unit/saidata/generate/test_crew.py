@@ -69,7 +69,7 @@ def test_a_rule_routes_by_category_or_size_and_the_reason_is_told():
     ]
     made = {each.name: each for _, each in crew.make_all(evidences)}
     assert {name: each.model for name, each in made.items()} == {"plain": "fast", "store": "sql", "huge": "strong"}
-    assert "no rule fits" in made["plain"].route and "section says database" in made["store"].route
+    assert "no rule fits" in made["plain"].route and "category is database" in made["store"].route
     assert "complex" in made["huge"].route
     assert sorted(number for number, _ in crew.make_all(evidences)) == [0, 1, 2]
 
@@ -114,3 +114,31 @@ def test_rules_and_modes_that_make_no_sense_are_refused():
     for text in ("web", "=a", "web="):
         with pytest.raises(Misuse, match="no rule"):
             rule_of(text)
+
+
+def test_where_half_of_the_models_choose_none_of_the_candidates_nothing_is_written():
+    two = [fact("config", f"/etc/thing.d/{name}.conf") for name in ("one", "two")]
+    evidence = webthing(*two, without=("config",))
+    one, none = maker("a", config_file="/etc/thing.d/one.conf"), maker("b", config_file=None)
+    made = Crew([one, none], "agree").make(evidence)
+    assert "config_files" not in made.data["services"][0]
+    assert made.disagreements["services[0].config_files"] == {'["/etc/thing.d/one.conf"]': ["a"], "": ["b"]}
+    assert Crew([one, none, maker("c", config_file="/etc/thing.d/one.conf")], "agree").make(evidence).data["services"][0][
+        "config_files"
+    ] == ["/etc/thing.d/one.conf"]
+    broken = Maker(Scripted(dict.fromkeys(range(9), "{"), name="broken"))
+    assert Crew([one, broken], "agree").make(evidence).data["services"][0]["config_files"] == ["/etc/thing.d/one.conf"]
+
+
+def test_two_models_do_not_write_twice_as_many_tags():
+    tags = [["web", "http", "pages"], ["files", "web"]]
+    made = Crew([maker(name, tags=said) for name, said in zip("ab", tags, strict=True)], "agree").make(webthing())
+    assert made.data["metadata"]["tags"] == ["web", "http", "pages"]
+
+
+def test_every_model_that_was_asked_is_told():
+    nobody = webthing(without=("summary", "description"))
+    assert maker("a").make(webthing()).asked == ("a",) and maker("a").make(nobody).asked == ()
+    assert Crew([maker("a"), maker("b")], "agree").make(webthing()).asked == ("a", "b")
+    unsure = Maker(Scripted(dict.fromkeys(range(9), "{"), name="unsure"), Options(repairs=0))
+    assert Crew([unsure, maker("b")], "escalate").make(webthing()).asked == ("unsure", "b")

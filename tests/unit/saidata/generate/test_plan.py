@@ -9,9 +9,9 @@ from saidata.check.versions import upstream
 from saidata.errors import Misuse
 from saidata.facts import Evidence
 from saidata.format.schema import mistakes
+from saidata.generate.category import CATEGORIES, SECTIONS
 from saidata.generate.naming import apart, logical, purpose
 from saidata.generate.plan import Limits, main_package, plan
-from saidata.generate.questions import CATEGORIES, SECTIONS
 from saidata.generate.skeleton import drop, get, put
 from saidata_making import fact, webthing
 
@@ -76,16 +76,44 @@ def test_a_software_that_nothing_describes_gets_no_prose():
 
 
 def test_several_candidates_are_a_question_with_a_way_out():
-    paths = ("/etc/default/webthing", "/etc/webthing/main.cf", "/etc/webthing/master.cf")
+    paths = ("/etc/default/webthing", "/etc/webthing/first.cf", "/etc/webthing/second.cf")
     skeleton = plan(webthing(*(fact("config", path) for path in paths), fact("tag", "implemented-in::perl"), without=("config",)))
     config = skeleton.question(("services", 0, "config_files"))
     assert config is not None and config.allowed == paths
     assert None in config.schema["enum"]
     language = skeleton.question(("metadata", "language"))
     assert language is not None and language.allowed == ("C", "Perl")
-    filled = skeleton.filled({"config_file": "/etc/webthing/main.cf", "language": None})
-    assert filled["services"][0]["config_files"] == ["/etc/webthing/main.cf"]
+    filled = skeleton.filled({"config_file": "/etc/webthing/first.cf", "language": None})
+    assert filled["services"][0]["config_files"] == ["/etc/webthing/first.cf"]
     assert "language" not in filled["metadata"] and skeleton.data["services"][0].get("config_files") is None
+
+
+@pytest.mark.parametrize(
+    ("paths", "main"),
+    [
+        (("/etc/default/webthing", "/etc/webthing/webthing.yml", "/etc/webthing/users.yml"), "/etc/webthing/webthing.yml"),
+        (("/etc/webthing/master.cf", "/etc/webthing/main.cf"), "/etc/webthing/main.cf"),
+        (("/etc/webthing/users", "/etc/webthing/thing.conf", "/etc/webthing/parts.d/a.conf"), "/etc/webthing/thing.conf"),
+        (("/etc/webthing/webthingd.conf", "/etc/webthing/other.conf"), "/etc/webthing/webthingd.conf"),
+        (("/etc/webthing.conf", "/etc/webthing/other.conf"), "/etc/webthing.conf"),
+        (("/etc/letters/renewed/webthing", "/etc/webthing/thing.conf"), "/etc/webthing/thing.conf"),
+        (("/etc/apache2/conf-available/webthing.conf", "/etc/wt/wt.conf", "/etc/wt/conf.d/1.conf"), "/etc/wt/wt.conf"),
+        (("/etc/news/other.conf", "/etc/news/webthing.conf"), "/etc/news/webthing.conf"),
+        (("/etc/webthing/README", "/etc/default/webthing"), "/etc/default/webthing"),
+        (("/etc/pam.d/webthing", "/etc/default/webthing"), "/etc/default/webthing"),
+    ],
+)
+def test_a_services_configuration_is_decided_where_its_name_points_to_it(paths: tuple[str, ...], main: str):
+    skeleton = plan(webthing(*(fact("config", path) for path in paths), without=("config",)))
+    assert skeleton.data["services"][0]["config_files"] == [main]
+
+
+def test_files_in_other_programs_folders_are_no_candidates_where_it_has_its_own():
+    paths = ("/etc/webthing/first.cf", "/etc/webthing/second.cf", "/etc/letters/renewed/webthing")
+    config = plan(webthing(*(fact("config", path) for path in paths), without=("config",))).question(
+        ("services", 0, "config_files")
+    )
+    assert config is not None and config.allowed == paths[:2]
 
 
 def test_the_section_narrows_the_category_and_decides_it_where_one_is_left():
@@ -94,6 +122,11 @@ def test_the_section_narrows_the_category_and_decides_it_where_one_is_left():
     assert plan(server).data["metadata"]["category"] == "web" and "category" not in asked(server)
     assert plan(webthing(without=("section",))).question(("metadata", "category")).allowed == CATEGORIES
     assert {each for allowed in SECTIONS.values() for each in allowed} <= set(CATEGORIES)
+
+
+def test_a_slice_is_no_service():
+    services = plan(webthing(fact("unit", "system-webthing.slice"), fact("unit", "webthing.timer"))).data["services"]
+    assert [entry["service_name"] for entry in services] == ["webthing", "webthing.timer"]
 
 
 def test_what_the_user_wrote_stands_and_is_not_asked():

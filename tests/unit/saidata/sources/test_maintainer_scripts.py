@@ -42,9 +42,28 @@ ucf --purge /etc/lantern/other.conf
 update-alternatives --install /usr/bin/editor editor /usr/bin/lantern-edit 30 --slave /usr/share/man/man1/editor.1.gz editor.1.gz /usr/share/man/man1/l.1.gz
 """
     made = scripts.read([text])
-    assert made.directories == ["/var/log/lantern"]
+    assert made.copied == {} and made.directories == ["/var/log/lantern"]
     assert made.configs == ["/etc/lantern/lantern.conf"]
     assert made.links == [("/usr/bin/editor", "/usr/bin/lantern-edit")]
+
+
+def test_a_shipped_file_that_is_put_below_etc_is_a_configuration() -> None:
+    text = """
+CONFIG=/etc/lantern/lantern.conf
+[ -e /etc/lantern.conf ] || cp -p /usr/share/lantern/lantern.conf.default /etc/lantern.conf
+install -m 640 -o root -g lantern /usr/share/lantern/users.yml /etc/lantern/users.yml
+ucf --three-way --debconf-ok "$new" "$CONFIG"
+cp /etc/lantern.conf /etc/lantern.conf.old
+cp /usr/share/lantern/a /etc/lantern/
+cp "$some" /etc/lantern/b.conf
+cp /usr/share/lantern/c.conf "$where"
+"""
+    made = scripts.read([text])
+    assert made.configs == ["/etc/lantern.conf", "/etc/lantern/users.yml", "/etc/lantern/lantern.conf"]
+    assert made.copied == {
+        "/usr/share/lantern/lantern.conf.default": "/etc/lantern.conf",
+        "/usr/share/lantern/users.yml": "/etc/lantern/users.yml",
+    }
 
 
 def test_sysusers_and_tmpfiles() -> None:

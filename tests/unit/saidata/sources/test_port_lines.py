@@ -21,6 +21,19 @@ CONF = "/etc/lantern/lantern.conf"
         (CONF, "server.port: 5601", ["5601/tcp"]),
         (CONF, "-p 11211", ["11211/tcp"]),
         (CONF, "udp_port = 514", ["514/udp"]),
+        (CONF, "Client port:\t4894", ["4894/tcp"]),
+        (CONF, '  "DicomPort" : 4242,', ["4242/tcp"]),
+        (CONF, "SocksPort 9050", ["9050/tcp"]),
+        (CONF, "SmtpPort = 2525", []),
+        ("/etc/lantern/lantern.xml", "<listen><port>8000</port></listen>", ["8000/tcp"]),
+        ("/etc/lantern/lantern.xml", "<!-- <port>8001</port> -->", []),
+        (CONF, "<port>8000</port>", []),
+        (CONF, "## It opens port 9050 by default", ["9050/tcp"]),
+        (CONF, "# The default port is 1883.", ["1883/tcp"]),
+        (CONF, "# port of the listener (defaults to 4711)", ["4711/tcp"]),
+        (CONF, "# By default it listens on TCP port 4242", ["4242/tcp"]),
+        (CONF, "# By default clients go to port 80 of a proxy", []),
+        (CONF, "# port 8443", []),
         (CONF, "# listen 8443 ssl;", []),  # an example as well as a default
         (CONF, "listen 1.2.3.4;", []),
         (CONF, "port = 99999", []),
@@ -34,6 +47,10 @@ CONF = "/etc/lantern/lantern.conf"
         ("/lib/systemd/system/l.socket", "ListenStream=/run/l.sock", []),
         ("/lib/systemd/system/l.service", "ExecStart=/usr/bin/l --web.listen-address=:9090", ["9090/tcp"]),
         ("/lib/systemd/system/l.service", "Description=port 80", []),
+        ("/lib/systemd/system/l.service", "ExecStart=/usr/sbin/l \\\n  -a :6081 \\\n  -T localhost:6082", ["6081/tcp"]),
+        ("/lib/systemd/system/l.service", "ExecStart=/usr/sbin/l --upstream example.org:443", []),
+        ("/etc/default/lantern", 'OPTIONS="-a :6081 -T localhost:6082"', ["6081/tcp"]),
+        ("/etc/ufw/applications.d/l", "ports=53", ["53/any"]),
         ("/etc/ufw/applications.d/l", "ports=80,443/tcp|53/udp", ["80/tcp", "443/tcp", "53/udp"]),
         ("/etc/services", "http 80/tcp", []),
     ],
@@ -45,6 +62,25 @@ def test_lines(path: str, line: str, found: list[str]) -> None:
 def test_every_port_says_the_line_and_the_file() -> None:
     (port,) = ports.read(CONF, "port 6379\n")
     assert port.detail == f"port 6379 ({CONF})"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("smtp_settings:\n  port: 25\napi:\n  port: 4443\n", ["4443/tcp"]),
+        ("[server]\nport: 70\n[mailer]\nserver: localhost\nport: 25\n", ["70/tcp"]),
+        ("[mail server]\nport = 2525\n", ["2525/tcp"]),
+        ("[mysqld]\nport = 3306\n", ["3306/tcp"]),
+    ],
+)
+def test_the_ports_of_servers_that_it_turns_to_are_not_its_own(text: str, found: list[str]) -> None:
+    assert [port.value for port in ports.read(CONF, text)] == found
+
+
+def test_what_a_comment_tells_is_less_sure_than_a_line_that_holds() -> None:
+    text = "# The default port is 1883.\n"
+    assert [(port.value, port.rank) for port in ports.read(CONF, text)] == [("1883/tcp", ports.SAID)]
+    assert [(port.value, port.rank) for port in ports.read(CONF, text + "port 1884\n")] == [("1884/tcp", ports.FIRM)]
 
 
 def test_a_file_of_many_ports_is_a_table_of_others() -> None:
