@@ -15,9 +15,12 @@ TRITON := triton==3.6.0
 # The same for the compiler of the CUDA C++ kernels, which needs no GPU: a CUDA build of torch brings its own.
 NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
-# What needs no quiet, on one core; and what runs after the kernel tests on the other.
+# Two cores, two runs at a time: the rooms that run beside the kernel tests, and those that follow them. What measures the
+# machine, or is held to seconds, is a test of its own hour: QUIET.
 BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware plan saidata server)
 BEHIND := $(addprefix tests/unit/,cli layers models parallel quant)
+QUIET := $(patsubst %,tests/e2e/test_%.py,crowd endings http_cost overload restart slow_readers speed storm)
+both = { $(1); } & other=$$!; $(2); own=$$?; wait $$other && exit $$own
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check soak clean venv
@@ -30,9 +33,9 @@ demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast 
 	@$(BIN)/python tools/demo.py $(MODEL)
 
 test: $(DEV) model ## all tests that need no GPU
-	@{ TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q $(BEHIND); } & other=$$!; \
-	$(PYTEST) -q $(BESIDE); beside=$$?; wait $$other && exit $$beside
-	@$(PYTEST) tests/unit tests/e2e $(addprefix --ignore=,tests/unit/kernels $(BESIDE) $(BEHIND))
+	@$(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q $(BEHIND),$(PYTEST) -q $(BESIDE))
+	@$(call both,$(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE) $(BEHIND)),$(PYTEST) -q tests/e2e $(addprefix --ignore=,$(QUIET)))
+	@$(PYTEST) $(QUIET)
 
 check: $(DEV) ## format, lint, types, floors, sizes, generated pages
 	@$(BIN)/ruff format --check
