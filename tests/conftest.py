@@ -1,19 +1,36 @@
 """What every test may use: the length of long tests, and the real models, which skip with the reason where they are missing.
 
-Markers are declared in pyproject.toml.
+Tests read the user's models and what was measured on his machine, and leave nothing else with him: what engines learn and servers
+keep goes to a folder that is gone afterwards. Markers are declared in pyproject.toml.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 SOAK_FACTOR = 50
+SHARED = ("models", "downloads", "kernels", "ceilings")  # of the user's cache folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help=f"run the long tests at full length, {SOAK_FACTOR} times the usual one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A cache folder for this run, with the user's own parts where tests may share them, and a data folder."""
+    from redline import env
+
+    user, own = env.cache_dir(), Path(tempfile.mkdtemp(prefix="redline-tests-"))
+    for name in SHARED:
+        (user / name).mkdir(parents=True, exist_ok=True)
+        (own / name).symlink_to(user / name)
+    os.environ |= {"REDLINE_CACHE": str(own), "REDLINE_DATA": str(own / "data")}
+    config.add_cleanup(lambda: shutil.rmtree(own, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
