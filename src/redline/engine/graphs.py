@@ -14,6 +14,7 @@ Open `StepGraphs.take` first. Shapes: as in kernels/decode_step.py.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from bisect import bisect_left
@@ -360,7 +361,12 @@ class CudaCapture:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.MemPool()
         if pool_bytes:
-            with torch.cuda.device(device), torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
+            with (
+                contextlib.suppress(torch.OutOfMemoryError),  # then each capture finds out by itself whether it fits
+                torch.cuda.device(device),
+                torch.cuda.stream(self._stream),
+                torch.cuda.use_mem_pool(self._pool),
+            ):
                 torch.empty(pool_bytes, dtype=torch.uint8, device=device)  # comes back to the pool, which keeps it
 
     def wait(self) -> None:
