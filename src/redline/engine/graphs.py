@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from redline import log
+from redline.kernels import timing
 from redline.kernels.decode_step import PATCH_COLUMN, POSITION, RECORD_WORDS, ROW, Rows, begin_decode, end_decode
 from redline.kernels.prompt_step import PROMPT_WORDS, Prompt, begin_prompt
 from redline.kernels.ragged import Ragged
@@ -400,13 +401,7 @@ class CudaCapture:
         """The shortest of a few replays; its graph is let go."""
         replay = self(step)
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            marks = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED + 1)]
-            for place, mark in enumerate(marks):
-                if place:
-                    replay()
-                mark.record()
-            self._stream.synchronize()
-        return min(began.elapsed_time(ended) for began, ended in zip(marks, marks[1:], strict=False)) * 1e-3
+            return min(timing.one_by_one(replay, TIMED))
 
     def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
         """End a capture that failed; later ones get a pool of their own."""

@@ -22,7 +22,7 @@ from redline.hardware.complaints import disturbed
 from redline.hardware.machine import Machine
 from redline.hardware.power import clocks_held, power_source
 from redline.hardware.survey import Probe, Survey
-from redline.kernels import probes_attention, probes_launch, probes_linear
+from redline.kernels import probes_attention, probes_launch, probes_linear, timing
 from redline.kernels.probes_linear import Linear
 
 _CPU_READ_BYTES = 256 << 20  # at least; four times the last-level cache where that is more
@@ -163,10 +163,4 @@ def _timed_on_gpu(run: Callable[[], object], repeats: int, device: torch.device)
     with torch.inference_mode(), torch.cuda.device(device):
         for _ in range(_GPU_WARM_UPS):
             run()
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-        for i, mark in enumerate(marks):
-            if i:
-                run()
-            mark.record()
-        torch.cuda.synchronize(device)
-    return [start.elapsed_time(end) * 1e-3 for start, end in zip(marks, marks[1:], strict=False)]
+        return timing.one_by_one(run, repeats)

@@ -61,6 +61,17 @@ def on_device(run: Call, device: torch.device, seconds: float) -> list[float]:
     return samples
 
 
+def one_by_one(run: Call, times: int) -> list[float]:
+    """Seconds of each of so many calls between events on the current stream, queued without a pause."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+    for place, mark in enumerate(marks):
+        if place:
+            run()
+        mark.record()
+    marks[-1].synchronize()
+    return [began.elapsed_time(ended) * 1e-3 for began, ended in zip(marks, marks[1:], strict=False)]
+
+
 def captured(run: Call, device: torch.device) -> tuple[Call, bool]:
     """`run` as the replay of a CUDA graph, after a warm-up, and True; itself and False where it cannot be captured."""
     with torch.inference_mode(), torch.cuda.device(device):

@@ -231,7 +231,8 @@ class Meter:
     def over(self, total: Totals) -> dict[str, float] | None:
         """What decode steps took beyond the limit and its padding, in seconds by `OVER`; None: nothing is known of them.
 
-        Where steps of exactly so many rows were watched, as their kernels say. Else "launches" lies within "weights_over".
+        Where steps of exactly so many rows were watched, as their kernels say. Else there are no "launches": they lie within
+        "weights_over".
         """
         if not total.fixed_s or self.ceilings is None:
             return None
@@ -240,7 +241,7 @@ class Meter:
         weights_limit = total.limit_s - total.kv_limit_s + total.padding_s
         if seen is None:
             weights = total.fixed_s - total.sampling_s - weights_limit
-            return dict(zip(OVER, (weights, total.grown_s - total.kv_limit_s, total.sampling_s, 0.0), strict=True))
+            return {"weights_over": weights, "kv_over": total.grown_s - total.kv_limit_s, "sampling": total.sampling_s}
         kv = seen.kv_s * total.kv_bytes / seen.kv_bytes if seen.kv_bytes else seen.kv_s * total.steps
         rest_s = (seen.weights_s * total.steps - weights_limit, kv - total.kv_limit_s)
         return dict(zip(OVER, (*rest_s, seen.sampling_s * total.steps, seen.launches_s * total.steps), strict=True))

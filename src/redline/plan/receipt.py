@@ -85,9 +85,14 @@ def split(total: Totals, meter: Meter) -> dict[str, object]:
     left = None
     if meter.ceilings:
         left = total.seconds - total.limit_s - total.padding_s - (sum(over.values()) if over else 0.0)
-    parts = {"weights": limits[0], "kv": limits[1], "padding": limits[2], **(over or dict.fromkeys(OVER)), "unattributed": left}
-    if over and not over["launches"]:
-        parts["launches"] = None  # nobody watched
+    parts = {
+        "weights": limits[0],
+        "kv": limits[1],
+        "padding": limits[2],
+        **dict.fromkeys(OVER),
+        **(over or {}),
+        "unattributed": left,
+    }
     return {
         "steps": steps,
         "captured_share": _short(total.captured / steps),

@@ -61,6 +61,8 @@ def test_every_cause_beyond_the_limit_has_a_lever() -> None:
     meter = Meter(known("llama-3.2-1b"), "bfloat16", 2, 2, CEILINGS, 0)
     assert meter.causes("decode").keys() - {"weights", "kv"} == LEVERS.keys() - set(OVER), "nothing ran yet"
     meter.step(WORK, 1.0, 0.0)
+    assert meter.causes("decode").keys() - {"weights", "kv"} == LEVERS.keys() - {"launches"}, "nobody watched"
+    meter.anatomies[WORK.sequences] = Anatomy(WORK.sequences, 1.0, 0.0, 0.0, 0.0, 1.0)
     assert meter.causes("decode").keys() - {"weights", "kv"} == LEVERS.keys()
     assert "within 5 %" in standing_advice({"decode": {"weights": 1.0, "kv": 0.0, "host": 0.01}})
     assert "Nothing has run" in standing_advice({})

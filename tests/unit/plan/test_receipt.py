@@ -280,13 +280,26 @@ def test_kernels_that_overlap_do_not_make_a_step_longer() -> None:
     assert (seen.weights_s, seen.kv_s, seen.sampling_s, seen.launches_s) == (1.5, 0.5, 0.0, 0.0)
 
 
+def test_a_watched_step_without_gaps_says_so() -> None:
+    """Nothing between kernels is a figure; that nobody watched is none."""
+    made, total = meter(), Totals()
+    total.add(made.step(DECODE, 2 * DECODE_LIMIT, 0.0), 1)
+    made.anatomies[1] = Anatomy.of({"gemv": 3 * DECODE_LIMIT}, step_s=2 * DECODE_LIMIT, rows=1, kv_bytes=total.kv_bytes)
+    assert split(total, made)["launches_ms"] == 0.0
+
+
 def test_a_watched_step_of_other_rows_does_not_count() -> None:
     made = meter()
     made.anatomies[8] = Anatomy(8, 1.0, 1.0, 1.0, 1.0, 1.0)
     total = Totals()
     total.add(made.step(DECODE, DECODE_LIMIT, 0.0), 1)
     told = made.over(total)
-    assert told is not None and told["launches"] == told["sampling"] == 0.0 and sum(told.values()) == pytest.approx(0, abs=1e-9)
+    assert (
+        told is not None
+        and "launches" not in told
+        and told["sampling"] == 0.0
+        and sum(told.values()) == pytest.approx(0, abs=1e-9)
+    )
     assert made.over(Totals()) is None
 
 
