@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,18 @@ class Form:
         return self.depth * 128 * (64 * self.blocks + self.rows)
 
     @property
+    def groups(self) -> int:
+        """Warpgroups that multiply."""
+        return max(2, self.blocks) if self.rows > 64 else 1
+
+    @property
+    def exchanged_bytes(self) -> int:
+        """What the blocks of a cluster send to one of them: sums of the groups of eight rows that it finishes."""
+        own_rows = self.rows // 2 if self.groups > self.blocks else self.rows
+        own_blocks = 1 if self.groups > 1 else self.blocks
+        return (self.cluster - 1) * own_blocks * ceil_div(own_rows // 8, self.cluster) * 128 * self.groups * 16
+
+    @property
     def blocks_per_processor(self) -> int:
         return max(1, 220 * 1024 // (self.stages * self.stage_bytes))
 
@@ -48,21 +60,38 @@ class Form:
 
     @property
     def threads(self) -> int:
-        return (256 if self.rows > 64 else 128) + 32 + (96 if self.rows > 64 else max(32, self.rows))
+        return 128 * self.groups + 32 + (96 if self.rows > 64 else max(32, self.rows))
 
 
 def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -> Form:
-    """As measured on an H200 inside chains of layers (docs/log.md): deep tiles, as many on their way as fit; inputs cut
-    where outputs alone leave half of the processors without work."""
+    """As measured on an H200 inside chains of layers (docs/log.md): deep tiles, as many on their way as fit."""
     padded = next(size for size in PADDED_ROWS if size >= rows)
-    blocks = 2 if kind == STORE_FLOAT and padded >= 128 else 1
-    deepest = 4 if padded <= 32 else 2 if padded <= 128 and blocks == 1 else 1
-    depth = next(d for d in (deepest, 2, 1) if d <= max(1, ceil_div(inputs, 64)))
-    tiles = Form(padded, blocks, depth, 1).tiles(kind, outputs)
-    cluster = 2 if 2 * tiles <= processors and kind != STORE_FLOAT and ceil_div(inputs, 64 * depth) >= 2 else 1
-    exchanged = (cluster - 1) * blocks * 8 * ceil_div(padded // 8, cluster) * 64 * 4
-    stages = min(24, (SHARED_BYTES - exchanged) // Form(padded, blocks, depth, 1).stage_bytes)
-    return Form(padded, blocks, depth, stages, cluster)
+    if kind == STORE_FLOAT:
+        blocks, cluster = 2 if padded >= 128 else 1, 1
+    else:
+        blocks, cluster = _cut(kind, outputs, inputs, padded, processors)
+    deepest = 4 if padded <= 32 and cluster < 3 else 2 if padded <= 128 and blocks == 1 else 1
+    depth = next(d for d in (deepest, 2, 1) if d <= max(1, ceil_div(inputs, 64 * cluster)))
+    form = Form(padded, blocks, depth, 1, cluster)
+    return replace(form, stages=min(24, (SHARED_BYTES - form.exchanged_bytes) // form.stage_bytes))
+
+
+def _cut(kind: int, outputs: int, inputs: int, padded: int, processors: int) -> tuple[int, int]:
+    """Blocks of a tile, and blocks that share its inputs: the cut that leaves the busiest processor the least to do. With many rows
+    that is what its shared memory moves: tiles are written there, and each warpgroup reads what it multiplies."""
+    costs = {}
+    for blocks in (1, 2, 3) if 64 < padded <= 128 else (1,):
+        weights, x = 64 * blocks, padded
+        read = 2 * 64 + x if blocks == 1 and padded > 64 else weights + blocks * x
+        tiles = Form(padded, blocks, 1, 1).tiles(kind, outputs)
+        for cluster in (1, 2, 3):
+            fits = tiles * cluster <= processors and blocks * cluster <= 4 and cluster <= ceil_div(inputs, 64)
+            # A gated layer has tiles enough, and few rows are read too fast for the sums to be worth joining.
+            if cluster > 1 and (not fits or kind == GATED or (kind == STORE and padded <= 16)):
+                continue
+            flat = 1.2 if blocks > 1 else 1.0  # shallow tiles: memory is slower
+            costs[blocks, cluster] = flat * (weights + x + read) * ceil_div(tiles * cluster, processors) / cluster
+    return min(costs, key=lambda cut: costs[cut])
 
 
 class _Arguments(ctypes.Structure):

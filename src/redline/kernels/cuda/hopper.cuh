@@ -84,6 +84,12 @@ __device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, int c
         : "memory");
 }
 
+// Bytes in a row; addresses and their number are multiples of 16.
+__device__ __forceinline__ void copy_bytes(u32 target, const void* source, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target), "l"(source), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
 __device__ __forceinline__ void copy_box_3d(u32 target, const TensorMap& map, int i0, int i1, int i2, u32 barrier, u64 policy) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], "
@@ -128,6 +134,8 @@ __device__ __forceinline__ u32 cluster_rank() {
     return rank;
 }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Where the others need to know no more than that this block is there, and that its barriers are (`barriers_are_visible`).
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // Into another block's shared memory, without waiting for anything: its `barrier` hears of the 16 bytes.
@@ -140,11 +148,13 @@ __device__ __forceinline__ void send_remote(u32 address, u32 barrier, u32 rank, 
                  : "memory");
 }
 
-// Into another block's shared memory; it is there after the next barrier of the cluster.
-__device__ __forceinline__ void store_remote(u32 address, u32 rank, float value) {
-    u32 remote;
+__device__ __forceinline__ void send_remote(u32 address, u32 barrier, u32 rank, float2 v) {
+    u32 remote, remote_barrier;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote_barrier) : "r"(barrier), "r"(rank));
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(remote), "f"(v.x), "f"(v.y),
+                 "r"(remote_barrier)
+                 : "memory");
 }
 
 // As barrier_wait, for arrivals from the other blocks of the cluster.

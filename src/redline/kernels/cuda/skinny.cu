@@ -11,9 +11,9 @@
 // Set by the compiler's command line: ROWS (8, 16, 32, 64, 96, 128 or 256), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
 // of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32), SCALED, BIASED, GELU.
 
-#define GROUPS (ROWS > 64 ? 2 : 1)        // warpgroups: each has its share of a tile's outputs, or of the rows where it has one block
-#define OWN_BLOCKS (GROUPS == 2 && BLOCKS == 2 ? 1 : BLOCKS)
-#define OWN_ROWS (GROUPS == 2 && BLOCKS == 1 ? ROWS / 2 : ROWS)
+#define GROUPS (ROWS > 64 ? (BLOCKS > 1 ? BLOCKS : 2) : 1)  // warpgroups: each has a block of a tile's outputs, or half of the rows of the only one
+#define OWN_BLOCKS (GROUPS > 1 ? 1 : BLOCKS)
+#define OWN_ROWS (GROUPS > 1 && BLOCKS == 1 ? ROWS / 2 : ROWS)
 #define CONSUMERS (128 * GROUPS)          // threads that compute; one more warp requests, and some take the roots
 #define ROOTERS (ROWS > 64 ? 96 : ROWS > 32 ? ROWS : 32)
 #define SUMS (OWN_BLOCKS * OWN_ROWS / 2)      // float32 sums of a thread
@@ -82,13 +82,19 @@ __device__ __forceinline__ void request_inputs(const TensorMap& map, const Share
     for (int d = 0; d < DEPTH; ++d) copy_box(target + WEIGHT_BYTES + d * ROWS * 128, map, column + 64 * d, 0, full, policy);
 }
 
-__device__ __forceinline__ void produce(const TensorMap& weight, const TensorMap& input, const Share& share, u32 stages, u32 full, u32 empty) {
-    const u64 once = policy_evict_first(), often = policy_evict_last();
+// Weights first: they depend neither on the kernel before nor on the other blocks of the cluster.
+__device__ __forceinline__ void request_first(const TensorMap& weight, const Share& share, u32 stages, u32 full) {
+    const u64 once = policy_evict_first();
     const u32 count = share.tiles * share.steps, filled = count < STAGES ? count : STAGES;
     for (u32 i = 0; i < filled; ++i) {
         barrier_expect(full + 8 * i, STAGE_BYTES);
         request_weights(weight, share, i, stages + i * STAGE_BYTES, full + 8 * i, once);
     }
+}
+
+__device__ __forceinline__ void request_rest(const TensorMap& weight, const TensorMap& input, const Share& share, u32 stages, u32 full, u32 empty) {
+    const u64 once = policy_evict_first(), often = policy_evict_last();
+    const u32 count = share.tiles * share.steps, filled = count < STAGES ? count : STAGES;
     wait_for_kernel_before();
     for (u32 i = 0; i < filled; ++i) request_inputs(input, share, i, stages + i * STAGE_BYTES, full + 8 * i, often);
     for (u32 i = filled; i < count; ++i) {
@@ -307,17 +313,17 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
         if (CLUSTER > 1) barrier_expect(given, expected_bytes(cluster_rank()));
     }
     __syncthreads();
-    if (CLUSTER > 1) {  // nobody sends before the other blocks are there
-        cluster_arrive();
-        cluster_wait();
-    }
+    if (CLUSTER > 1) cluster_arrive_relaxed();
     const Share share = own_share(a);
+    if (threadIdx.x == CONSUMERS) request_first(weight, share, shared_address(memory), full);
+    __syncwarp();
+    if (CLUSTER > 1) cluster_wait();  // nobody sends before the other blocks are there
     if (threadIdx.x >= CONSUMERS + 32) {
         if (SCALED) take_roots(a, roots, ready, threadIdx.x - CONSUMERS - 32);
         return;
     }
     if (threadIdx.x >= CONSUMERS) {
-        if (threadIdx.x == CONSUMERS) produce(weight, input, share, shared_address(memory), full, empty);
+        if (threadIdx.x == CONSUMERS) request_rest(weight, input, share, shared_address(memory), full, empty);
         return;
     }
     wait_for_kernel_before();
