@@ -35,17 +35,20 @@ SHORT_CONTEXT = 1024
 """Up to so many keys a cluster of blocks takes a head of a sequence: nothing is joined through memory."""
 
 FEW_PAIRS_CONTEXT = 4096
-"""The same where there are so few sequences that a processor would have no block without the largest cluster."""
+"""The same where there are so few sequences that even the largest cluster leaves a processor to each block."""
 
 MOST_CLUSTER = 8
 
 
-def cluster_of(pairs: int, max_context: int, processors: int) -> int:
-    """Blocks that share a head of a sequence, `pairs` of both; 0 where a list of chunks is better. As measured on an H200 at
-    272 and 656 keys."""
+def cluster_of(pairs: int, size: int, max_context: int, processors: int) -> int:
+    """Blocks that share a head (of so many columns) of a sequence, `pairs` of both; 0 where a list of chunks is better. As measured on
+    an H200 at 272 and 656 keys."""
+    is_much = size > 64 or max_context > SHORT_CONTEXT  # else it is read before a large cluster has met
+    if is_much and MOST_CLUSTER * pairs <= processors and max_context <= FEW_PAIRS_CONTEXT:
+        return MOST_CLUSTER
     if max_context <= SHORT_CONTEXT:
         return 4 if 4 * pairs <= processors else 2 if pairs <= processors else 1
-    return MOST_CLUSTER if MOST_CLUSTER * pairs <= processors and max_context <= FEW_PAIRS_CONTEXT else 0
+    return 0
 
 
 def definitions(head: int, group: int, page: int, normed: bool, cluster: int) -> dict[str, int]:
@@ -78,7 +81,7 @@ def decode_attention(
     own, kept = arguments(qkv_BM, k_cache_PSKH, v_cache_PSKH, ragged, prepare, scale, order, output_BM)
     about = (size, heads // kv_heads, page_size, prepare.q_norm_H is not None)
     pairs = len(qkv_BM) * kv_heads
-    if cluster := cluster_of(pairs, ragged.max_context, device_of(device).processors):
+    if cluster := cluster_of(pairs, size, ragged.max_context, device_of(device).processors):
         _kernel("cluster_attention", *about, cluster, device).launch(pairs * cluster, [own], dependent=True, cluster=cluster)
     else:
         _kernel("decode_attention", *about, 1, device).launch(min(order.slots, len(kept[0])), [own], dependent=True)

@@ -24,11 +24,13 @@ MOST_THREADS = 512
 
 @dataclass(frozen=True)
 class Form:
-    """How a kernel cuts its work: rows of W of a block, eights of columns of a thread, threads."""
+    """How a kernel cuts its work: rows of W of a block, eights of columns of a thread, threads; 1 turn where the compiler may count on it,
+    2 for any number."""
 
     outputs: int
     chunks: int
     threads: int
+    turns: int
 
     def results(self, kind: int) -> int:
         return self.outputs // 2 if kind == GATED else self.outputs
@@ -53,19 +55,22 @@ def form_for(kind: int, outputs: int, inputs: int) -> Form:
     if inputs > 6144 and outputs < 4096:
         return _form(4, 4, inputs)
     if inputs > 12288:  # more would not fit into a processor's registers
-        return _form(8, 2, ceil_div(inputs, 2))
+        return _form(8, 2, inputs, turns=2)
     return _form(8, 4 if inputs > 6144 else 2, inputs)
 
 
-def _form(outputs: int, chunks: int, columns: int) -> Form:
-    """`columns` of a turn."""
-    return Form(outputs, chunks, min(MOST_THREADS, 32 * ceil_div(columns, 32 * 8 * chunks)))
+def _form(outputs: int, chunks: int, inputs: int, turns: int = 1) -> Form:
+    """One turn alone needs a fifth fewer registers. Only where those are short is the compiler told: with three blocks on a processor and
+    not two, attention, which they wait for, takes longer than they gain (docs/log.md)."""
+    threads = min(MOST_THREADS, 32 * ceil_div(inputs, turns * 32 * 8 * chunks))
+    is_short = outputs * chunks >= 32 and inputs <= threads * chunks * 8
+    return Form(outputs, chunks, threads, 1 if is_short else 2)
 
 
 def definitions(form: Form, kind: int, rows: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
     """What cuda/one_row.cu is compiled with."""
     padded = next(size for size in (1, 2, 4) if size >= rows)
-    cut = {"ROWS": padded, "OUTPUTS": form.outputs, "CHUNKS": form.chunks, "THREADS": form.threads}
+    cut = {"ROWS": padded, "OUTPUTS": form.outputs, "CHUNKS": form.chunks, "THREADS": form.threads, "TURNS": form.turns}
     return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
 
 

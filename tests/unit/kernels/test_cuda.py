@@ -65,7 +65,7 @@ def test_skinny(rows: int) -> None:
         assert form.stages * form.stage_bytes <= skinny.SHARED_BYTES
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(6144, 4096), (2048, 8192), (4096, 14336)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(6144, 4096), (2048, 8192), (4096, 12288), (4096, 14336)])
 def test_one_row(outputs: int, inputs: int) -> None:
     one_row = pytest.importorskip("redline.kernels.one_row_cuda")
     for kind in range(4):

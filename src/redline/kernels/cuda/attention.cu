@@ -183,18 +183,19 @@ struct Walk {
     }
 };
 
-// The warps' sums of a chunk, joined: element e (of GROUP * HEAD) and its row's best score and total.
-__device__ __forceinline__ float join_warps(const Shared& s, const float* values, int e, float& best, float& total) {
+// The warps' sums of a chunk, joined: elements e to e + 3 (of GROUP * HEAD) and their row's best score and total.
+__device__ __forceinline__ float4 join_warps(const Shared& s, const float* values, int e, float& best, float& total) {
     const int row = e / HEAD;
     best = LOWEST, total = 0.f;
 #pragma unroll
     for (int w = 0; w < WARPS; ++w) best = fmaxf(best, s.best[w * 16 + row]);
-    float sum = 0.f;
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
     for (int w = 0; w < WARPS; ++w) {
         const float weight = exp2f(s.best[w * 16 + row] - best);  // a warp without keys: exp2(-inf) = 0
+        const float4 part = *(const float4*)(values + w * GROUP * HEAD + e);
         total += weight * s.total[w * 16 + row];
-        sum += weight * values[w * GROUP * HEAD + e];
+        sum.x += weight * part.x, sum.y += weight * part.y, sum.z += weight * part.z, sum.w += weight * part.w;
     }
     return sum;
 }
@@ -270,13 +271,13 @@ __device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* val
     lay_down(s, values, sums);
     u16* output = a.output + ((u64)sequence * a.kv_heads + head) * GROUP * HEAD;
     const bool alone = context <= chunk;
-    for (int e = threadIdx.x; e < GROUP * HEAD; e += WALKERS) {
+    for (int e = 4 * threadIdx.x; e < GROUP * HEAD; e += 4 * WALKERS) {
         float best, total;
-        const float sum = join_warps(s, values, e, best, total);
+        const float4 sum = join_warps(s, values, e, best, total);
         if (alone) {
-            output[e] = to_bf16(sum / total);
+            *(uint2*)(output + e) = make_uint2(pack_bf16(sum.x / total, sum.y / total), pack_bf16(sum.z / total, sum.w / total));
         } else {
-            a.sums[(u64)item * GROUP * HEAD + e] = sum;
+            *(float4*)(a.sums + (u64)item * GROUP * HEAD + e) = sum;
             if (e % HEAD == 0) a.bests[(u64)item * 2 * GROUP + e / HEAD] = best, a.bests[(u64)item * 2 * GROUP + GROUP + e / HEAD] = total;
         }
     }
@@ -294,24 +295,40 @@ __device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* val
     if (s.is_last) join_chunks(a, s, sequence, head, context, chunk, output);
 }
 
+#define ROUNDS ((GROUP + 2 + WARPS - 1) / WARPS)
+
+__device__ __forceinline__ void copy_head(const Head& head, u16* target, u16* written, int lane) {
+#pragma unroll
+    for (int i = 0; i < (HALF + 31) / 32; ++i) {
+        const int c = lane + 32 * i;
+        if (c < HALF) target[c] = written[c] = to_bf16(head.low[i]), target[c + HALF] = written[c + HALF] = to_bf16(head.high[i]);
+    }
+}
+
 // Queries, and the new key and value where this block is the one that has them, into shared memory.
 __device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, int sequence, int head, int position, bool is_newest) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u16* token = a.qkv + (u64)sequence * a.kv_heads * (GROUP + 2) * HEAD;
     const float* angles = a.cos_sin + (u64)position * HEAD;
-    for (int i = warp; i < GROUP + (is_newest ? 2 : 0); i += WARPS) {
+    Head heads[ROUNDS];  // all are on their way before the first is looked at
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int i = warp + round * WARPS;  // a query's head, the key's or the value's
+        if (i < GROUP + (is_newest ? 2 : 0)) heads[round] = load_head(token + (i < GROUP ? head * GROUP + i : a.kv_heads * i + head) * HEAD, lane);
+    }
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int i = warp + round * WARPS;
         if (i < GROUP) {
-            prepare(load_head(token + (head * GROUP + i) * HEAD, lane), a.q_norm, angles, a.eps, s.q + i * PADDED, nullptr, lane);
-            continue;
+            prepare(heads[round], a.q_norm, angles, a.eps, s.q + i * PADDED, nullptr, lane);
+        } else if (is_newest && i < GROUP + 2) {
+            const u64 page = a.page_table[(u64)sequence * a.table_stride + position / PAGE];
+            const u64 place = ((page * PAGE + position % PAGE) * a.kv_heads + head) * HEAD;
+            if (i == GROUP)
+                prepare(heads[round], a.k_norm, angles, a.eps, s.new_k, a.k_cache + place, lane);
+            else
+                copy_head(heads[round], s.new_v, a.v_cache + place, lane);
         }
-        const u64 page = a.page_table[(u64)sequence * a.table_stride + position / PAGE];
-        const u64 place = ((page * PAGE + position % PAGE) * a.kv_heads + head) * HEAD;
-        const u16* keys = token + (a.kv_heads * GROUP + head) * HEAD;
-        if (i == GROUP) {
-            prepare(load_head(keys, lane), a.k_norm, angles, a.eps, s.new_k, a.k_cache + place, lane);
-            continue;
-        }
-        for (int c = lane; c < HEAD; c += 32) a.v_cache[place + c] = s.new_v[c] = __ldcg(keys + a.kv_heads * HEAD + c);
     }
 }
 
@@ -372,24 +389,37 @@ extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __g
     }
 }
 
-#define OWNED ((GROUP * HEAD + CLUSTER - 1) / CLUSTER)  // elements of the output that a block of a cluster finishes
+#define OWNED (((GROUP * HEAD + CLUSTER - 1) / CLUSTER + 3) / 4 * 4)  // elements of the output that a block of a cluster finishes, at the most
 
 struct Exchange {
-    float sums[CLUSTER][OWNED], best[CLUSTER][GROUP], total[CLUSTER][GROUP];
+    float sums[CLUSTER][OWNED];
+    float2 rows[CLUSTER][GROUP];  // best score and total
 };
 
+// How many bytes the blocks of a cluster, itself too, send a block.
+__device__ __forceinline__ u32 expected_bytes(u32 rank) {
+    const int left = GROUP * HEAD - (int)rank * OWNED, owned = left < 0 ? 0 : left < OWNED ? left : OWNED;
+    return CLUSTER * (4 * owned + sizeof(float2) * GROUP);
+}
+
+// Nothing is asynchronous where a block is alone: its launch knows of no cluster.
+template <class Numbers>
+__device__ __forceinline__ void give(Numbers& target, u32 received, u32 rank, Numbers numbers) {
+    if (CLUSTER > 1)
+        send_remote(shared_address(&target), received, rank, numbers);
+    else
+        target = numbers;
+}
+
 // This block's sums to those of the cluster that finish them, and its rows' best scores and totals to all.
-__device__ __forceinline__ void send(const Shared& s, Exchange& exchange, const float* values, u32 rank) {
-    for (int e = threadIdx.x; e < GROUP * HEAD; e += WALKERS) {
-        float best, total;
-        const float sum = join_warps(s, values, e, best, total);
-        store_remote(shared_address(&exchange.sums[rank][e % OWNED]), e / OWNED, sum);
+__device__ __forceinline__ void send(const Shared& s, Exchange& exchange, u32 received, const float* values, u32 rank) {
+    for (int e = 4 * threadIdx.x; e < GROUP * HEAD; e += 4 * WALKERS) {
+        float2 row;
+        const float4 sum = join_warps(s, values, e, row.x, row.y);
+        give(*(float4*)&exchange.sums[rank][e % OWNED], received, e / OWNED, sum);
         if (e % HEAD == 0)
 #pragma unroll
-            for (int other = 0; other < CLUSTER; ++other) {
-                store_remote(shared_address(&exchange.best[rank][e / HEAD]), other, best);
-                store_remote(shared_address(&exchange.total[rank][e / HEAD]), other, total);
-            }
+            for (int other = 0; other < CLUSTER; ++other) give(exchange.rows[rank][e / HEAD], received, other, row);
     }
 }
 
@@ -399,41 +429,52 @@ __device__ __forceinline__ void write_owned(const Exchange& exchange, u16* outpu
         if (e >= GROUP * HEAD) return;
         float best = LOWEST, total = 0.f, sum = 0.f;
 #pragma unroll
-        for (int other = 0; other < CLUSTER; ++other) best = fmaxf(best, exchange.best[other][row]);
+        for (int other = 0; other < CLUSTER; ++other) best = fmaxf(best, exchange.rows[other][row].x);
 #pragma unroll
         for (int other = 0; other < CLUSTER; ++other) {
-            if (exchange.best[other][row] == LOWEST) continue;  // a block without keys, whose sums are NaN
-            const float weight = exp2f(exchange.best[other][row] - best);
-            total += weight * exchange.total[other][row];
+            const float2 part = exchange.rows[other][row];
+            if (part.x == LOWEST) continue;  // a block without keys, whose sums are NaN
+            const float weight = exp2f(part.x - best);
+            total += weight * part.y;
             sum += weight * exchange.sums[other][i];
         }
         output[e] = to_bf16(sum / total);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(WALKERS) cluster_attention(const __grid_constant__ Arguments a) {
+#if HEAD > 64 && HEAD <= 128
+#define BOUNDS __maxnreg__(160)  // beside two blocks of the projection that follows (one_row.cu), which loads its weights meanwhile
+#else
+#define BOUNDS __launch_bounds__(WALKERS)
+#endif
+
+extern "C" __global__ void BOUNDS cluster_attention(const __grid_constant__ Arguments a) {
     extern __shared__ __align__(16) u8 dynamic[];  // tiles, then the joined sums' values
     __shared__ __align__(16) Shared s;
     __shared__ __align__(16) Exchange exchange;
+    __shared__ u64 barrier;
     float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_ELEMENTS * 2);
     let_next_kernel_start();
+    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0, received = shared_address(&barrier);
+    if (CLUSTER > 1 && threadIdx.x == 0) {
+        barrier_init(received, 1);
+        barriers_are_visible();
+        barrier_expect(received, expected_bytes(rank));
+    }
     clear_queries(s);
-    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
     const int pair = blockIdx.x / CLUSTER, sequence = pair / a.kv_heads;
     const int context = a.context[sequence], chunk = (context + CLUSTER * TILE - 1) / (CLUSTER * TILE) * TILE;
     if (context == 0) return wait_for_kernel_before();  // the whole cluster
+    if (CLUSTER > 1) cluster_arrive_relaxed();
     const Item item{sequence, pair % a.kv_heads, (int)rank * chunk, context};
     Walk walk = walk_to(a, item, shared_address(dynamic), chunk);
-    if (CLUSTER > 1) cluster_arrive();  // nobody writes to a block that has not begun
     wait_for_kernel_before();
     lay_down(s, values, walk_item(a, s, walk, item, chunk));
-    if (CLUSTER > 1) cluster_wait();
-    send(s, exchange, values, rank);
-    if (CLUSTER > 1) {
-        cluster_arrive();
-        cluster_wait();
-    } else {
+    if (CLUSTER > 1) cluster_wait();  // nobody sends to a block that has not begun
+    send(s, exchange, received, values, rank);
+    if (CLUSTER > 1)
+        barrier_wait_cluster(received, 0);
+    else
         sync_threads(1, WALKERS);
-    }
     write_owned(exchange, a.output + ((u64)sequence * a.kv_heads + item.head) * GROUP * HEAD, rank);
 }

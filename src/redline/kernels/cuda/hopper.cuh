@@ -84,12 +84,6 @@ __device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, int c
         : "memory");
 }
 
-// Bytes in a row; addresses and their number are multiples of 16.
-__device__ __forceinline__ void copy_bytes(u32 target, const void* source, u32 bytes, u32 barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target), "l"(source), "r"(bytes), "r"(barrier)
-                 : "memory");
-}
-
 __device__ __forceinline__ void copy_box_3d(u32 target, const TensorMap& map, int i0, int i1, int i2, u32 barrier, u64 policy) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], "

@@ -1,16 +1,20 @@
-// Linear layers of one row, or of very few: what skinny.cu computes, by plain multiplication. See skinny.py for the formulas.
+// Linear layers of one row, or of very few: what skinny.cu computes, without shared memory. See skinny.py for the formulas.
 //
 // A block has OUTPUTS rows of W, whole, and each thread the same columns of all of them: CHUNKS times eight, THREADS * 8 apart. All of
 // a thread's weights are requested at once, before the kernel before has ended, and wait in registers. Blocks are small and many:
 // as those of the kernel before end one by one, those of this one take their places, so memory is never idle between kernels.
 // Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
+// Additions to the stream (KIND 2) multiply by tensor cores: the one behind attention is waited for, and they are done sooner. For the others
+// plain multiplication is as fast or faster: it needs fewer registers, so more blocks wait.
 //
-// Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, even where gated), CHUNKS, THREADS, KIND (as in
-// skinny.cu), SCALED, BIASED, GELU.
+// Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, a power of two), CHUNKS, THREADS, TURNS (1, or 2 for any
+// number), KIND (as in skinny.cu), SCALED, BIASED, GELU.
 
 #define WARPS (THREADS / 32)
 #define RESULTS (KIND == 1 ? OUTPUTS / 2 : OUTPUTS)  // of a block, for each row
 #define TURN (THREADS * CHUNKS * 8)                  // columns of a turn
+#define BY_TENSOR_CORES (KIND == 2)
+#define SUMS (BY_TENSOR_CORES ? 2 * OUTPUTS : OUTPUTS)  // of a thread, for each row
 
 struct Arguments {
     const u16* weight;     // [outputs, inputs]; [2 outputs, inputs] where gated
@@ -69,7 +73,31 @@ __device__ __forceinline__ void request(const Arguments& a, int turn, uint4 (&we
     }
 }
 
-__device__ __forceinline__ void take(const Arguments& a, int turn, const uint4 (&weights)[OUTPUTS][CHUNKS], float (&sums)[ROWS][OUTPUTS]) {
+// Eight columns of two rows of W in every lane by those of a row of X. A warp's 256 columns are eight pieces of 32: those of W are the left
+// operand's rows (0 to 7 of the first row, 8 to 15 of the second), those of X the right one's columns. Of 16 x 8 sums those of
+// like pieces count, one in eight; the others are for nothing.
+__device__ __forceinline__ void multiply_pair(float* sums, uint4 first, uint4 second, uint4 x) {
+    const u32 left[2][4] = {{first.x, second.x, first.y, second.y}, {first.z, second.z, first.w, second.w}}, right[2][2] = {{x.x, x.y}, {x.z, x.w}};
+#pragma unroll
+    for (int k = 0; k < 2; ++k)
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+            : "r"(left[k][0]), "r"(left[k][1]), "r"(left[k][2]), "r"(left[k][3]), "r"(right[k][0]), "r"(right[k][1]));
+}
+
+__device__ __forceinline__ void multiply_plainly(float* sums, const uint4 (&weights)[OUTPUTS][CHUNKS], int chunk, uint4 inputs) {
+    float x[8];
+    unpack(x, inputs);
+#pragma unroll
+    for (int i = 0; i < OUTPUTS; ++i) {
+        float w[8];
+        unpack(w, weights[i][chunk]);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sums[i] += x[e] * w[e];
+    }
+}
+
+__device__ __forceinline__ void take(const Arguments& a, int turn, const uint4 (&weights)[OUTPUTS][CHUNKS], float (&sums)[ROWS][SUMS]) {
     uint4 inputs[ROWS][CHUNKS];
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)
@@ -79,18 +107,56 @@ __device__ __forceinline__ void take(const Arguments& a, int turn, const uint4 (
             inputs[r][c] = r < a.rows && column < a.inputs ? load_shared_row(a.x + (u64)r * a.inputs + column) : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
-    for (int c = 0; c < CHUNKS; ++c) {
-        float x[ROWS][8];
+    for (int c = 0; c < CHUNKS; ++c)
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) unpack(x[r], inputs[r][c]);
+        for (int r = 0; r < ROWS; ++r)
+            if constexpr (BY_TENSOR_CORES) {
+#pragma unroll
+                for (int i = 0; i < OUTPUTS; i += 2) multiply_pair(sums[r] + 2 * i, weights[i][c], weights[i + 1][c], inputs[r][c]);
+            } else {
+                multiply_plainly(sums[r], weights, c, inputs[r][c]);
+            }
+}
+
+// The sums over a warp's lanes of COUNT numbers (a power of two, 32 at the most): a lane gets that of number `which`. Lanes exchange halves
+// of what they have, so there are not many more exchanges than numbers.
+template <int COUNT, int OFFSET = 16>
+__device__ __forceinline__ float sum_lanes(float* values, int& which) {
+    if constexpr (OFFSET == 0) {
+        which = 0;
+        return values[0];
+    } else if constexpr (COUNT == 1) {
+        values[0] += __shfl_xor_sync(0xffffffff, values[0], OFFSET);
+        return sum_lanes<1, OFFSET / 2>(values, which);
+    } else {
+        const bool upper = threadIdx.x & OFFSET;
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; ++i) {
+            const float given = upper ? values[i] : values[i + COUNT / 2], kept = upper ? values[i + COUNT / 2] : values[i];
+            values[i] = kept + __shfl_xor_sync(0xffffffff, given, OFFSET);
+        }
+        const float sum = sum_lanes<COUNT / 2, OFFSET / 2>(values, which);
+        which += upper ? COUNT / 2 : 0;
+        return sum;
+    }
+}
+
+// A warp's sums of its outputs.
+__device__ __forceinline__ void add_lanes(const float* sums, float* target) {
+    const int lane = threadIdx.x % 32;
+    if constexpr (BY_TENSOR_CORES) {
+        float own[OUTPUTS];  // lane 4 g + t has the sums of piece g of W with pieces 2 t and 2 t + 1 of X
+        const bool even = lane / 4 == lane % 4 * 2, odd = lane / 4 == lane % 4 * 2 + 1;
+#pragma unroll
+        for (int i = 0; i < OUTPUTS; ++i) own[i] = even ? sums[i / 2 * 4 + i % 2 * 2] : odd ? sums[i / 2 * 4 + i % 2 * 2 + 1] : 0.f;
+        int which;
+        const float sum = sum_lanes<OUTPUTS>(own, which);
+        if (lane % (32 / OUTPUTS) == 0) target[which] = sum;
+    } else {
 #pragma unroll
         for (int i = 0; i < OUTPUTS; ++i) {
-            float w[8];
-            unpack(w, weights[i][c]);
-#pragma unroll
-            for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-                for (int e = 0; e < 8; ++e) sums[r][i] += x[r][e] * w[e];
+            const float sum = warp_sum(sums[i]);
+            if (lane == 0) target[i] = sum;
         }
     }
 }
@@ -133,7 +199,13 @@ __device__ __forceinline__ void finish(const Arguments& a, float value, float ot
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) one_row(const __grid_constant__ Arguments a) {
+#if BY_TENSOR_CORES
+#define BOUNDS __launch_bounds__(THREADS, 1)  // more registers: the fewer blocks wait beside attention, the sooner it has what it reads
+#else
+#define BOUNDS __launch_bounds__(THREADS)
+#endif
+
+extern "C" __global__ void BOUNDS one_row(const __grid_constant__ Arguments a) {
     __shared__ Shared s;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     if (!a.late) let_next_kernel_start();
@@ -141,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) one_row(const __grid_const
     request(a, 0, weights);
     wait_for_kernel_before();
     if (a.late) let_next_kernel_start();
-    float sums[ROWS][OUTPUTS] = {}, squares[ROWS];
+    float sums[ROWS][SUMS] = {}, squares[ROWS];
     // A result's thread, and the number of the stream that it adds to.
     const int row = thread / RESULTS, result = blockIdx.x * RESULTS + thread % RESULTS;
     const bool is_finisher = thread < ROWS * RESULTS && row < a.rows && result < a.outputs;
@@ -149,17 +221,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) one_row(const __grid_const
     if (KIND == 2 && is_finisher) stream = __ldcg(a.stream + (u64)row * a.outputs + result);
     if (SCALED) load_squares(a, squares);
     take(a, 0, weights, sums);
-    for (int turn = 1; turn * TURN < a.inputs; ++turn) {
+    for (int turn = 1; TURNS > 1 && turn * TURN < a.inputs; ++turn) {
         request(a, turn, weights);
         take(a, turn, weights, sums);
     }
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-#pragma unroll
-        for (int i = 0; i < OUTPUTS; ++i) {
-            const float sum = warp_sum(sums[r][i]);
-            if (lane == 0) s.sums[warp][r * OUTPUTS + i] = sum;
-        }
+        add_lanes(sums[r], s.sums[warp] + r * OUTPUTS);
         if (SCALED) {
             const float square = warp_sum(squares[r]);
             if (lane == 0) s.squares[warp][r] = square;
