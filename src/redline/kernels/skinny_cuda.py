@@ -71,7 +71,7 @@ def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -
     else:
         blocks, cluster = _cut(kind, outputs, inputs, padded, processors)
     deepest = 4 if padded <= 32 and cluster < 3 else 2 if padded <= 128 and blocks == 1 else 1
-    depth = next(d for d in (deepest, 2, 1) if d <= max(1, ceil_div(inputs, 64 * cluster)))
+    depth = next(d for d in (deepest, 2, 1) if d == 1 or cluster <= ceil_div(inputs, 64 * d) and d <= ceil_div(inputs, 64))
     form = Form(padded, blocks, depth, 1, cluster)
     return replace(form, stages=min(24, (SHARED_BYTES - form.exchanged_bytes) // form.stage_bytes))
 
@@ -85,7 +85,9 @@ def _cut(kind: int, outputs: int, inputs: int, padded: int, processors: int) -> 
         read = 2 * 64 + x if blocks == 1 and padded > 64 else weights + blocks * x
         tiles = Form(padded, blocks, 1, 1).tiles(kind, outputs)
         for cluster in (1, 2, 3):
-            fits = tiles * cluster <= processors and blocks * cluster <= 4 and cluster <= ceil_div(inputs, 64)
+            # Processors come in groups that clusters of three do not fill: 42 and not 44 of them run at once on an H200.
+            room = processors if cluster < 3 else processors * 42 // 44
+            fits = tiles * cluster <= room and blocks * cluster <= 4 and cluster <= ceil_div(inputs, 64)
             # A gated layer has tiles enough, and few rows are read too fast for the sums to be worth joining.
             if cluster > 1 and (not fits or kind == GATED or (kind == STORE and padded <= 16)):
                 continue

@@ -5,6 +5,7 @@ Needs NVRTC and its bindings, which the test set-up installs; what the kernels c
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -63,6 +64,18 @@ def test_skinny(rows: int) -> None:
         assert registers * form.threads <= 65536
         assert form.stages >= 2
         assert form.stages * form.stage_bytes <= skinny.SHARED_BYTES
+
+
+@pytest.mark.parametrize("processors", [66, 114, 132])
+def test_every_block_of_a_cluster_has_inputs(processors: int) -> None:
+    """Sums are begun by the first product: a block without any would send what its registers held."""
+    skinny = pytest.importorskip("redline.kernels.skinny_cuda")
+    for kind, outputs, rows in itertools.product(range(4), (8, 64, 200, 576, 2048, 2816, 4096, 11008), (2, 16, 33, 65, 97, 128)):
+        for inputs in (8, 64, 72, 128, 192, 256, 320, 520, 576, 896, 4096):
+            form = skinny.form_for(kind, outputs, inputs, rows, processors)
+            assert form.cluster <= -(-inputs // (64 * form.depth))
+            assert form.cluster == 1 or form.cluster * form.tiles(kind, outputs) <= processors
+            assert 2 <= form.stages and form.stages * form.stage_bytes + form.exchanged_bytes <= skinny.SHARED_BYTES
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(6144, 4096), (2048, 8192), (4096, 12288), (4096, 14336)])
