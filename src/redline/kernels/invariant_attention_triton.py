@@ -45,7 +45,7 @@ class Tiling:
 
 
 TILINGS: dict[str, dict[int, Tiling]] = {
-    "wgmma": {64: Tiling(64, 64, 4, 4), 128: Tiling(64, 32, 4, 4), 256: Tiling(16, 32, 8, 4)},
+    "wgmma": {64: Tiling(64, 64, 4, 4), 128: Tiling(64, 32, 4, 4), 256: Tiling(16, 32, 8, 2)},
     "tcgen05": {64: Tiling(128, 64, 8, 4), 128: Tiling(128, 32, 8, 4), 256: Tiling(16, 32, 8, 4)},
     "mma": {64: Tiling(64, 32, 4, 3), 128: Tiling(64, 32, 8, 3), 256: Tiling(32, 32, 8, 2)},
     "": {64: Tiling(16, 16, 4, 1), 128: Tiling(16, 16, 8, 1), 256: Tiling(16, 32, 8, 1)},
