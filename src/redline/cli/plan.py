@@ -177,6 +177,7 @@ def text(told: Figures) -> Iterator[str]:
     announced = ", announced figures" if place["announced"] else ""
     yield f"{'model':<12} {told['model']}, {told['parameters'] / 1e9:.2f} B parameters"
     yield f"{'machine':<12} {place['name']}: reads {place['read_gb_s']:g} GB/s, {rates} ({place['source']}{announced})"
+    yield from _links(place)
     yield f"{'load':<12} {load['users']} users, {load['prompt']} tokens in, {load['output']} out"
     if told["layout"] is not None:
         note = f"  ({told['note']})" if told["note"] else ""
@@ -194,6 +195,23 @@ def text(told: Figures) -> Iterator[str]:
         yield f"{'verdict':<12} {verdict}{', at the bad end of every bar too' if told['sure'] and told['goals'] else ''}"
     yield from (f"{'because':<12} {sentence}" for sentence in told["proof"])
     yield from (f"{'what would':<12} {sentence}" for sentence in told["ways"])
+
+
+def _links(place: Figures) -> Iterator[str]:
+    """The ways to a chip and between chips, as measured there, or else as their lines are built."""
+    measured = place["links"] or {}
+    ways = []
+    if rate := measured.get("host_bytes_per_s"):
+        ways.append(f"{rate / 1e9:.3g} GB/s from the host (measured)")
+    elif place["host_gb_s"]:
+        ways.append(f"{place['host_gb_s']:g} GB/s from the host (line rate)")
+    if rate := measured.get("sums_bytes_per_s"):
+        small = f", a small one in {measured['sum_s'] * 1e6:.3g} us" if measured.get("sum_s") else ""
+        ways.append(f"{rate / 1e9:.3g} GB/s from each of {measured['chips']} chips in a large sum{small} (measured)")
+    elif place["link_gb_s"] and place["count"] > 1:
+        ways.append(f"{place['link_gb_s']:g} GB/s between chips (line rate)")
+    if ways:
+        yield f"{'links':<12} {'; '.join(ways)}"
 
 
 def _memory(memory: Figures) -> Iterator[str]:

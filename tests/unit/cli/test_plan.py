@@ -159,6 +159,27 @@ def test_text_says_what_is_feasible_and_what_would_make_it_so() -> None:
     assert none.exit_code == 3 and "does not fit GB10" in none.stdout
 
 
+def test_links_are_named_as_measured_or_as_built() -> None:
+    """A table chip has line rates; where `doctor --measure` ran, what it found stands instead, and chips' links only where there are two."""
+    from redline.cli.plan import text
+
+    place = {"name": "2 x H200", "count": 2, "host_gb_s": 64.0, "link_gb_s": 450.0, "links": None}
+    rest = {"read_gb_s": 4590.0, "matmul_tflops": {}, "source": "table", "announced": False}
+    told = {"model": "m", "parameters": 1, "load": {"users": 1, "prompt": 1, "output": 1}, "layout": None, "power_cap": None}
+    told |= {"goals": [], "proof": [], "ways": []}
+
+    def line(**changed: object) -> str:
+        (found,) = [each for each in text({**told, "place": {**rest, **place, **changed}}) if each.startswith("links ")]
+        return found
+
+    assert line() == "links        64 GB/s from the host (line rate); 450 GB/s between chips (line rate)"
+    assert line(count=1) == "links        64 GB/s from the host (line rate)"
+    measured = {"host_bytes_per_s": 5.53e10, "sums_bytes_per_s": 3.8e11, "sum_s": 14.2e-6, "chips": 2}
+    assert line(links=measured) == (
+        "links        55.3 GB/s from the host (measured); 380 GB/s from each of 2 chips in a large sum, a small one in 14.2 us (measured)"
+    )
+
+
 def test_a_folder_needs_only_its_config_and_a_file_only_its_header(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(dict(shapes.KNOWN["llama-3.2-1b"])))
     told = json.loads(run(str(tmp_path), "--on", "l4", "--json").stdout)
