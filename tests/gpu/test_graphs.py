@@ -12,6 +12,7 @@ import torch
 from near_ties import GREEDY, same, sure
 from redline import LLM, SamplingParams
 from redline.engine.graphs import CudaCapture
+from redline.hardware.nvml import connect
 from redline.llm import Completion
 from redline.plan.memory import Limits, needed_workspace
 from unit.engine.test_graphs import (  # noqa: F401
@@ -186,6 +187,8 @@ def test_no_memory_in_a_step_ends_that_step_alone(plain: LLM, monkeypatch: pytes
 
 def test_a_full_set_of_graphs_stays_within_its_plan() -> None:
     """Every common size of the largest batch: what the device lost is no more than what was planned for it."""
+    if len(connect().processes(0)) > 1:
+        pytest.skip("other processes use the card, so its free memory says nothing of this one")
     with make(max_num_seqs=256, max_model_len=2048, num_pages=9000, dtype="bfloat16") as llm:
         limits = Limits(max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=2048, gpu=True, graphs=True)
         planned = needed_workspace(llm.checkpoint.shape, 2, llm.info.page_size, limits)
