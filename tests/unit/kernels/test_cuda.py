@@ -96,6 +96,13 @@ def test_a_mistake_is_told_with_the_compilers_words() -> None:
         compiler.compile_text("nonsense", "a.cu", [f"--gpu-architecture={compiler.ARCHITECTURE}"])
 
 
+def test_the_compilers_words_go_nowhere_else() -> None:
+    """An empty log is one byte, and Python has each single byte once: what was written there once ended up in every b" "."""
+    text, options = compiler.prepared("begin.cu", {})
+    assert compiler.compile_text(text, "begin.cu", options)[1] == ""
+    assert all(bytes([value])[0] == value for value in range(256))
+
+
 def test_machine_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """A second start compiles nothing."""
     monkeypatch.setenv("REDLINE_CACHE", str(tmp_path))

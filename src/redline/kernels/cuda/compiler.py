@@ -70,19 +70,25 @@ def compile_text(text: str, name: str, options: list[str]) -> tuple[bytes, str]:
     try:
         (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        words = b" " * size
+        words = _room(size)
         nvrtc.nvrtcGetProgramLog(program, words)
         log = words.decode(errors="replace").strip("\0 \n")
         if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise InternalError(f"{name} does not compile: {log}")
         result, size = nvrtc.nvrtcGetCUBINSize(program)
         _check(result)
-        code = b" " * size
+        code = _room(size)
         (result,) = nvrtc.nvrtcGetCUBIN(program, code)
         _check(result)
         return code, log
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _room(size: int) -> bytes:
+    """Bytes for the compiler to write to. Two at least: of each single byte Python has one object for the whole process, and what is
+    written to that changes every b" " there is."""
+    return bytes(max(2, size))
 
 
 def _check(result: object) -> None:
