@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from redline.kernels import timing
+
 MATMUL_FLOPS = 766e12  # an H200's, in bfloat16
 READ_BYTES = 4.59e12
 TARGET_S = 0.03  # of one part's timed repeats
@@ -89,9 +91,9 @@ def _device_seconds(runs: list[Run]) -> tuple[float, bool]:
                 run()
 
         calls = len(runs)
-    (once,) = _events(replay, 1)
+    (once,) = timing.one_by_one(replay, 1)
     repeats = max(3, min(30, int(TARGET_S / max(once, 1e-5))))
-    return statistics.median(_events(replay, repeats)) / calls, graphed
+    return statistics.median(timing.one_by_one(replay, repeats)) / calls, graphed
 
 
 def _captured(runs: list[Run]) -> tuple[Run | None, int]:
@@ -112,13 +114,3 @@ def _captured(runs: list[Run]) -> tuple[Run | None, int]:
     except Exception:
         torch.cuda.synchronize()
         return None, 0
-
-
-def _events(run: Run, repeats: int) -> list[float]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-    for i, mark in enumerate(marks):
-        if i:
-            run()
-        mark.record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) * 1e-3 for a, b in zip(marks, marks[1:], strict=False)]

@@ -75,8 +75,9 @@ def read(path: Path, spread: float) -> list[Point]:
     for line in path.read_text().splitlines():
         entry = json.loads(line)
         command = entry.get("command", "")
-        if "bench" in entry:
-            found += _of_document(entry, spread)
+        document = entry if "bench" in entry else entry["result"]
+        if isinstance(document, dict) and "bench" in document:
+            found += _of_document(document, spread)
         elif re.match(r"redline bench (decode|prefill) ", command) and isinstance(entry["result"], list):
             found += _of_result(command, entry["result"])
     return found
@@ -298,6 +299,8 @@ def main() -> None:
     if options.what == "measure":
         return measure(options)
     points = [point for path in options.points for point in read(path, options.spread)]
+    if not points:
+        parser.error("there are no rows of `redline bench decode` or `prefill` in these files")
     curves = None
     if options.what == "fit":
         start = points[0].place.efficiency

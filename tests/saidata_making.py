@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Self
 
+from saidata.evaluate.gold import Gold
 from saidata.facts import Candidate, Evidence, Fact, FactKind
 from saidata.models import Answer, Ask, Piece, Score
 
@@ -26,6 +27,13 @@ def fact(kind: FactKind, value: str, package: str = "webthing", *, provider: str
     """A fact of the package."""
     source = "debian bookworm main Contents" if provider == "apt" else f"{provider} listing"
     return Fact(kind=kind, value=value, provider=provider, source=source, date="2026-11-01", package=package, detail=detail)
+
+
+def gold(name: str, **truth: Any) -> Gold:
+    """A gold record of the package that `webthing` is of, with what else is true of it."""
+    known: dict[str, Any] = {"version": "1", "popularity": "head", "kind": "service", "split": "test"}
+    parts: dict[str, Any] = {"packages": (name,), "all_packages": (name, f"{name}-common"), "units": (f"{name}.service",)}
+    return Gold(name=name, source=name, **known, **parts, **truth)
 
 
 def webthing(*more: Fact, name: str = "webthing", without: tuple[FactKind, ...] = ()) -> Evidence:

@@ -14,22 +14,14 @@ import msgspec
 from saidata.evaluate.gold import Gold
 from saidata.evaluate.packed import Head, pack
 from saidata.facts import Evidence
-from saidata_making import webthing
+from saidata_making import gold, webthing
 
 NAMES = ("webthing", "mailthing")
 
 
 def _gold(name: str) -> Gold:
-    return Gold(
-        name=name,
-        source=name,
-        version="1",
-        popularity="head",
-        kind="service",
-        split="test",
-        packages=(name,),
-        all_packages=(name, f"{name}-common"),
-        units=(f"{name}.service",),
+    return gold(
+        name,
         configs=(f"/etc/{name}/{name}.conf",),
         commands=(f"/usr/sbin/{name}",),
         all_configs=(f"/etc/default/{name}",),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +78,6 @@ class Bench:
         """Answer `batch` new prompts of `prompt` tokens with `output` tokens each, greedy, end of text ignored."""
         prompts: list[Sequence[int]] = self._random.integers(0, self.shape.vocab_size, (batch, prompt)).tolist()
         sampling = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True)
-        gc.collect()  # what earlier runs left would be collected within this one's time, 20 to 40 ms on an H200's host
         before, preempted = self._totals(), self.llm.stats.preemptions
         joules, began = self._energy(), time.perf_counter()
         answers = self.llm.generate(prompts, sampling)

@@ -77,15 +77,17 @@ def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -
 
 
 def _cut(kind: int, outputs: int, inputs: int, padded: int, processors: int) -> tuple[int, int]:
-    """Blocks of a tile, and blocks that share its inputs: the cut that leaves the busiest processor the least to do. With many rows
-    that is what its shared memory moves: tiles are written there, and each warpgroup reads what it multiplies."""
+    """(blocks of a tile, blocks that share its inputs) of the cut that leaves the busiest processor the least to do. A cost is what its
+    shared memory moves, in rows of 64 inputs: tiles of weights and of X are written there, and each warpgroup reads what it
+    multiplies. With few rows that is proportional to the weights it reads."""
     costs = {}
     for blocks in (1, 2, 3) if 64 < padded <= 128 else (1,):
         weights, x = 64 * blocks, padded
         read = 2 * 64 + x if blocks == 1 and padded > 64 else weights + blocks * x
         tiles = Form(padded, blocks, 1, 1).tiles(kind, outputs)
         for cluster in (1, 2, 3):
-            # Processors come in groups that clusters of three do not fill: 42 and not 44 of them run at once on an H200.
+            # Processors come in groups that clusters of three do not fill: 42 and not 44 of them were reckoned to run at once on an
+            # H200's 132 (four-block clusters: 30 of 33, as the driver says), and as large a share is taken elsewhere.
             room = processors if cluster < 3 else processors * 42 // 44
             fits = tiles * cluster <= room and blocks * cluster <= 4 and cluster <= ceil_div(inputs, 64)
             # A gated layer has tiles enough, and few rows are read too fast for the sums to be worth joining.

@@ -295,7 +295,7 @@ __device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* val
     if (s.is_last) join_chunks(a, s, sequence, head, context, chunk, output);
 }
 
-#define ROUNDS ((GROUP + 2 + WARPS - 1) / WARPS)
+#define ROUNDS ((GROUP + 2 + WARPS - 1) / WARPS)  // heads of a warp: of queries, the key's and the value's
 
 __device__ __forceinline__ void copy_head(const Head& head, u16* target, u16* written, int lane) {
 #pragma unroll
@@ -465,7 +465,7 @@ extern "C" __global__ void BOUNDS cluster_attention(const __grid_constant__ Argu
     const int pair = blockIdx.x / CLUSTER, sequence = pair / a.kv_heads;
     const int context = a.context[sequence], chunk = (context + CLUSTER * TILE - 1) / (CLUSTER * TILE) * TILE;
     if (context == 0) return wait_for_kernel_before();  // the whole cluster
-    if (CLUSTER > 1) cluster_arrive_relaxed();
+    if (CLUSTER > 1) cluster_arrive();
     const Item item{sequence, pair % a.kv_heads, (int)rank * chunk, context};
     Walk walk = walk_to(a, item, shared_address(dynamic), chunk);
     wait_for_kernel_before();

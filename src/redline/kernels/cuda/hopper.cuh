@@ -127,12 +127,11 @@ __device__ __forceinline__ u32 cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-// Where the others need to know no more than that this block is there, and that its barriers are (`barriers_are_visible`).
-__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+// Tells the others no more than that this block is there, and that its barriers are (`barriers_are_visible`): no fence of its memory.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Into another block's shared memory, without waiting for anything: its `barrier` hears of the 16 bytes.
+// Into another block's shared memory, without waiting for anything: its `barrier` hears of the bytes.
 __device__ __forceinline__ void send_remote(u32 address, u32 barrier, u32 rank, float4 v) {
     u32 remote, remote_barrier;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));

@@ -1,11 +1,11 @@
-// Linear layers of one row, or of very few: what skinny.cu computes, without shared memory. See skinny.py for the formulas.
+// Linear layers of one row, or of very few: what skinny.cu computes, with W in registers. See skinny.py for the formulas.
 //
 // A block has OUTPUTS rows of W, whole, and each thread the same columns of all of them: CHUNKS times eight, THREADS * 8 apart. All of
 // a thread's weights are requested at once, before the kernel before has ended, and wait in registers. Blocks are small and many:
-// as those of the kernel before end one by one, those of this one take their places, so memory is never idle between kernels.
+// as those of the kernel before end one by one, those of this one take their places, so memory is seldom idle between kernels.
 // Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
 // Additions to the stream (KIND 2) multiply by tensor cores: the one behind attention is waited for, and they are done sooner. For the others
-// plain multiplication is as fast or faster: it needs fewer registers, so more blocks wait.
+// plain multiplication is as fast or faster (docs/log.md).
 //
 // Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, a power of two), CHUNKS, THREADS, TURNS (1, or 2 for any
 // number), KIND (as in skinny.cu), SCALED, BIASED, GELU.

@@ -313,7 +313,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
         if (CLUSTER > 1) barrier_expect(given, expected_bytes(cluster_rank()));
     }
     __syncthreads();
-    if (CLUSTER > 1) cluster_arrive_relaxed();
+    if (CLUSTER > 1) cluster_arrive();
     const Share share = own_share(a);
     if (threadIdx.x == CONSUMERS) request_first(weight, share, shared_address(memory), full);
     __syncwarp();

@@ -12,29 +12,13 @@ from click.testing import CliRunner
 from saidata.cli.eval import command
 from saidata.errors import Misuse
 from saidata.evaluate import report
-from saidata.evaluate.gold import Gold, Task
+from saidata.evaluate.gold import Task
 from saidata.evaluate.run import Run, Settings
 from saidata.models import Ask
-from saidata_making import TEXTS, Scripted, webthing
+from saidata_making import TEXTS, Scripted, gold, webthing
 
 NAMES = ("webthing", "mailthing", "logthing")
-TASKS = [
-    Task(
-        Gold(
-            name=name,
-            source=name,
-            version="1",
-            popularity="head",
-            kind="service",
-            split="test",
-            packages=(name,),
-            all_packages=(name, f"{name}-common"),
-            units=(f"{name}.service",),
-        ),
-        "full",
-    )
-    for name in NAMES
-]
+TASKS = [Task(gold(name), "full") for name in NAMES]
 
 
 class Sure(Scripted):
