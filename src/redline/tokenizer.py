@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -67,7 +67,7 @@ class Tokenizer:
         self._spelling = spelling
         self._verbatim = frozenset(added)
         self._prefix, self._suffix = list(affixes[0]), list(affixes[1])
-        self._bytes: dict[int, builtins.bytes] = {}
+        self._bytes = _Spellings(self._spell)
         self.strips_space = strips_space
         self.vocab_size = len(pieces)
         self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
@@ -172,7 +172,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Bytes that are not UTF-8 read as U+FFFD; ids outside the vocabulary as nothing."""
         skipped = self.special_ids if skip_special_tokens else frozenset()
-        text = b"".join(self.token_bytes(id_) for id_ in ids if id_ not in skipped).decode("utf-8", "replace")
+        text = self.bytes_of(id_ for id_ in ids if id_ not in skipped).decode("utf-8", "replace")
         return text[1:] if self.strips_space and text.startswith(" ") else text
 
     def piece(self, id_: int) -> str:
@@ -186,10 +186,11 @@ class Tokenizer:
 
     def token_bytes(self, id_: int) -> builtins.bytes:
         """The exact bytes that a token adds to the text; a special token's are those of its name."""
-        known = self._bytes.get(id_)
-        if known is None:
-            known = self._bytes[id_] = self._spell(id_)
-        return known
+        return self._bytes[id_]
+
+    def bytes_of(self, ids: Iterable[int]) -> builtins.bytes:
+        """The bytes of tokens one after the other."""
+        return b"".join(map(self._bytes.__getitem__, ids))
 
     def token_text(self, id_: int) -> str:
         """One token as a person sees it; bytes that are no whole character read as \\xe2."""
@@ -237,6 +238,18 @@ class Tokenizer:
             return bytes(map(_CHAR_BYTES.__getitem__, piece))
         except KeyError:  # a piece outside the byte alphabet is not made of bytes: it stands for itself
             return piece.encode()
+
+
+class _Spellings(dict[int, bytes]):
+    """The bytes of the tokens that were asked for, found by `spell` the first time: nearly all are then found without any code of ours."""
+
+    def __init__(self, spell: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._spell = spell
+
+    def __missing__(self, id_: int) -> bytes:
+        found = self[id_] = self._spell(id_)
+        return found
 
 
 class _GgufVocabulary:

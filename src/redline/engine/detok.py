@@ -21,7 +21,7 @@ class Detokenizer:
     special tokens that are part of the text although special tokens are skipped.
     """
 
-    __slots__ = ("_decoder", "_skipped", "_strips_space", "_token_bytes")
+    __slots__ = ("_bytes_of", "_decoder", "_skipped", "_strips_space")
 
     def __init__(
         self,
@@ -31,15 +31,17 @@ class Detokenizer:
         continues: bool = False,
         shown: frozenset[int] = frozenset(),
     ):
-        self._token_bytes = tokenizer.token_bytes
+        self._bytes_of = tokenizer.bytes_of
         skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._skipped = skipped - shown if shown else skipped
         self._strips_space = tokenizer.strips_space and not continues
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, tokens: Iterable[int]) -> str:
+    def push(self, tokens: Sequence[int]) -> str:
         """The text that `tokens` completed; bytes that can never become a character read as U+FFFD."""
-        return self._shown(self._decoder.decode(b"".join([self._token_bytes(id_) for id_ in tokens if id_ not in self._skipped])))
+        if not self._skipped.isdisjoint(tokens):
+            tokens = [id_ for id_ in tokens if id_ not in self._skipped]
+        return self._shown(self._decoder.decode(self._bytes_of(tokens)))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed, or nothing."""
