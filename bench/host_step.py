@@ -56,7 +56,7 @@ class StillRunner:
     def launch(self, plan: Plan, *, follows: bool = False) -> Launched:
         count = len(plan.entries) if plan.decodes else sum(entry.samples for entry in plan.entries)
         result = StepResult(self._tokens[:count], None, [], 0.002, 0.0)
-        return Launched(plan, lambda: result)
+        return Launched(plan, lambda: result, lambda: True)
 
     def relieve(self, error: BaseException) -> bool:
         return False

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,7 +34,7 @@ from redline.engine.answer import Answer, Delta
 from redline.engine.build import Progress, build, silent
 from redline.engine.message import error_of
 from redline.errors import InvalidRequest, UnsupportedField
-from redline.types import Finish, Pooling, Request, SamplingParams, TokenLogprob, Usage
+from redline.types import Chunk, Finish, Pooling, Request, SamplingParams, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from redline.checkpoint import Checkpoint
@@ -303,6 +304,7 @@ class LLM:
         most = self._most_waiting if ahead is None else ahead
         place: dict[str, int] = {}
         answers: dict[tuple[str, int], Answer] = {}  # of choices that are submitted and have not ended
+        unread: deque[Chunk] = deque()
         coming, more = enumerate(requests), True
         try:
             while True:
@@ -319,7 +321,10 @@ class LLM:
                 if not answers:
                     return
                 loop.step()
-                for chunk in loop.take():
+                unread.extend(loop.take())
+                # Many long answers may end together: the device need not wait until all of them are read.
+                while unread and (len(unread) > len(answers) or not loop.device_waits):
+                    chunk = unread.popleft()
                     answer = answers.get((chunk.id, chunk.index))
                     if answer is None:  # of a generator that was closed
                         continue

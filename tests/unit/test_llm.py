@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from redline.engine.loop import Loop
 from redline.errors import InvalidRequest
 from redline.llm import AHEAD, COLLECTED_TOKENS, LLM
 from redline.types import Chunk, SamplingParams
@@ -74,6 +76,31 @@ def test_only_a_stream_is_told_token_by_token(llm: LLM, told: list[Chunk]) -> No
     told.clear()
     assert len(list(llm.stream([5, 6], SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)))) == 40
     assert [len(chunk.tokens) for chunk in told] == [1] * 40
+
+
+def test_answers_are_whole_where_the_device_is_always_done_before_they_are_read(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading is put off then: nothing may be lost by that, nor a stop string be found in another place."""
+    prompts = [[1, 2, number] for number in range(6)]
+    sampling = [SamplingParams(temperature=0.0, max_tokens=9 + number, ignore_eos=True) for number in range(6)]
+    plain = llm.generate(prompts, sampling)
+    stop = plain[5].text[3:5]
+    sampling[5] = msgspec.structs.replace(sampling[5], stop=[stop])
+    stopped = llm.generate(prompts, sampling)
+    waits: list[bool] = []
+
+    def device_waits(loop: Loop) -> bool:
+        waits.append(loop.in_flight is not None)
+        return waits[-1]
+
+    monkeypatch.setattr(Loop, "device_waits", property(device_waits))
+    late = llm.generate(prompts, sampling)
+    assert any(waits), "reading was put off"
+    assert [(each.text, each.tokens, each.choices[0].finish) for each in late] == [
+        (each.text, each.tokens, each.choices[0].finish) for each in stopped
+    ]
+    assert late[5].choices[0].finish == "stop"
 
 
 @pytest.mark.parametrize(("prompt", "named"), [([3, -1, 2], "-1"), ([3, 100_000], "100000"), ([100_000, -2], "-2")])

@@ -18,6 +18,7 @@ from redline import log
 from redline.engine.constraints import Constraints, masked_rows
 from redline.engine.draft import MixedBound, Plan
 from redline.engine.message import Stats, failure_of
+from redline.engine.prompt_scores import PromptScoreBook
 from redline.engine.request import Ended, Follow, Sampled, Sequence
 from redline.engine.runner import Launched, Runner, StepResult
 from redline.engine.scheduler import Scheduler
@@ -25,7 +26,7 @@ from redline.engine.stats import Accounts
 from redline.errors import InternalError, RedlineError, UnsupportedField
 from redline.hardware.ceilings import Ceilings
 from redline.plan.receipt import Meter
-from redline.types import Chunk, Failure, Request, TokenLogprob, Usage
+from redline.types import Chunk, Failure, Request, Usage
 
 _SEED_BITS = 63
 MIXED_STEP_S = 0.05  # of prompts, in a step for whose other tokens somebody waits: a stutter that is hardly seen
@@ -53,7 +54,7 @@ class Loop:
         self._accounts = accounts
         self._in_flight: Launched | None = None
         self._outbox: list[Chunk] = []
-        self._prompt_scores: dict[str, dict[int, TokenLogprob]] = {}
+        self._prompt_scores = PromptScoreBook()
         self._seeds = random.Random(seed)
         self._bounded_by: tuple[Ceilings | None, int] = (None, 0)
         self._checked_at = -math.inf  # time.monotonic()
@@ -79,6 +80,11 @@ class Loop:
     def in_flight(self) -> Plan | None:
         """The step that the next call of `step` will wait for."""
         return self._in_flight.plan if self._in_flight is not None else None
+
+    @property
+    def device_waits(self) -> bool:
+        """Whether the step in flight has ended, so that the device has nothing to do until `step` is called."""
+        return self._in_flight is not None and self._in_flight.ended()
 
     @property
     def started(self) -> list[str]:
@@ -228,7 +234,7 @@ class Loop:
             sampling_s=result.sampling_s,
             captured=result.captured,
         )
-        self._keep_prompt_scores(launched.plan, result)
+        self._prompt_scores.keep(launched.plan, result)
         for pooled in self._scheduler.apply_pooled(launched.plan):
             self._end(Ended(pooled.sequence, "stop"), None, result.vectors[pooled.entry])
         self._tell_all(self._scheduler.apply(launched.plan, result.tokens, self._follow), result)
@@ -269,7 +275,7 @@ class Loop:
             index=sequence.index,
             tokens=sampled.tokens,
             logprobs=logprobs,
-            prompt_logprobs=self._take_prompt_scores(request) if first else None,
+            prompt_logprobs=self._prompt_scores.take(request) if first else None,
             finish=sampled.finish,
             stop_token=sampled.stop_token,
             usage=_usage(sequence) if sampled.finish else None,
@@ -280,7 +286,7 @@ class Loop:
     def _end(self, ended: Ended, failure: Failure | None, embedding: bytes | None = None) -> None:
         sequence = ended.sequence
         if sequence.index == 0:  # the choice that brings them
-            self._prompt_scores.pop(sequence.request.id, None)
+            self._prompt_scores.drop(sequence.request.id)
         if sequence.constrained and self._constraints is not None:
             self._constraints.close(sequence)
         held_back = sequence.tell()
@@ -313,24 +319,6 @@ class Loop:
         failure = failure_of(error if isinstance(error, RedlineError) else InternalError(f"a step failed: {error}"))
         for ended in self._scheduler.abandon(plan):
             self._end(ended, failure)
-
-    def _keep_prompt_scores(self, plan: Plan, result: StepResult) -> None:
-        """Scores come chunk by chunk, and again after a preemption: keep them by position until the first token."""
-        for index, first, scores in result.prompt_scores:
-            sequence = plan.entries[index].sequence
-            request = sequence.request
-            if sequence.finish is not None:
-                continue  # it ended while the step ran, and nobody would ever take them
-            kept = self._prompt_scores.setdefault(request.id, {})
-            most = request.sampling.prompt_logprobs or 0
-            for position, scored in enumerate(scores, first):
-                kept[position] = TokenLogprob(request.prompt[position], scored.logprob, scored.top[:most])
-
-    def _take_prompt_scores(self, request: Request) -> list[TokenLogprob | None] | None:
-        if request.sampling.prompt_logprobs is None:
-            return None
-        kept = self._prompt_scores.pop(request.id, {})
-        return [kept.get(position) for position in range(len(request.prompt))]
 
 
 def _usage(sequence: Sequence) -> Usage:

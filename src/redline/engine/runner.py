@@ -60,13 +60,14 @@ Draw = Callable[[Seq[int], np.ndarray], None]
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step on its way. `wait` blocks until it has ended and raises what it raised.
+    """A step on its way. `wait` blocks until it has ended and raises what it raised; `ended` tells whether that will block.
 
     Where a row has a grammar, only the forward pass has been started, and `draw` starts the rest; it must be called once.
     """
 
     plan: Plan
     wait: Callable[[], StepResult]
+    ended: Callable[[], bool]
     draw: Draw | None = None
 
 
@@ -129,10 +130,11 @@ class Runner:
         inputs = self._filler.fill(plan)
         if plan.constrained and any(entry.samples and entry.sequence.constrained for entry in plan.entries):
             halves = _HalvesOnStream(self, inputs, follows) if self._thread is None else _HalvesHere(self, inputs, follows)
-            return Launched(plan, halves.wait, halves.draw)
+            return Launched(plan, halves.wait, halves.ended, halves.draw)
         if self._thread is None:
-            return Launched(plan, self._launch_on_stream(inputs, follows))
-        return Launched(plan, self._thread.submit(self._run_here, inputs, follows).result)
+            return Launched(plan, *self._launch_on_stream(inputs, follows))
+        running = self._thread.submit(self._run_here, inputs, follows)
+        return Launched(plan, running.result, running.done)
 
     def mask_words(self, rows: int, words: int) -> np.ndarray:
         """Host memory for the masks of one step, int32 [rows, words]: the same at each call, free when the last step has ended."""
@@ -187,7 +189,8 @@ class Runner:
         return _to_host(outputs, ended - began, host_s, outputs.sampling_s or ended - forwarded)
 
     @torch.inference_mode()
-    def _launch_on_stream(self, inputs: StepInputs, follows: bool) -> Callable[[], StepResult]:
+    def _launch_on_stream(self, inputs: StepInputs, follows: bool) -> tuple[Callable[[], StepResult], Callable[[], bool]]:
+        """`wait` and `ended` of the step."""
         began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         before = self._follow(ended)
         forwarded = torch.cuda.Event(enable_timing=True) if inputs.replay is None else None
@@ -208,7 +211,7 @@ class Runner:
             sampling_s = staged.sampling_s if forwarded is None else forwarded.elapsed_time(ended) / 1e3
             return _to_host(staged, began.elapsed_time(ended) / 1e3, host_s, sampling_s)
 
-        return wait
+        return wait, copied.query
 
     def _follow(self, ended: torch.cuda.Event) -> torch.cuda.Event | None:
         """Take note of the event that the step to be launched ends with; that of the step before."""
@@ -302,6 +305,9 @@ class _HalvesHere:
         assert self._second is not None, "a step was waited for before its masks were given"
         return self._second.result()
 
+    def ended(self) -> bool:
+        return self._second is not None and self._second.done()
+
     @torch.inference_mode()
     def _forward(self) -> _Outputs:
         self._began = time.perf_counter()
@@ -353,6 +359,9 @@ class _HalvesOnStream:
         host_s = self._before.elapsed_time(self._began) / 1e3 if self._follows and self._before is not None else 0.0
         sampling_s = self._resumed.elapsed_time(self._ended) / 1e3
         return _to_host(self._outputs, self._began.elapsed_time(self._ended) / 1e3 - idle, host_s + idle, sampling_s)
+
+    def ended(self) -> bool:
+        return self._drawn and self._copied.query()
 
 
 def _stage(outputs: _Outputs) -> _Outputs:

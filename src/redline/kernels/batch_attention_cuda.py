@@ -67,7 +67,7 @@ def heads_of_block(kv_heads: int) -> int:
 def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool) -> dict[str, int]:
     """What cuda/batch_attention.cu is compiled with."""
     group, own = heads // kv_heads, heads_of_block(kv_heads)
-    prepared = own * (group + 2) * size * 2
+    prepared = own * (2 * group + 3) * size * 2 + own * size * 4
     units = (SHARED_BYTES - prepared - 2048) // (own * size * 2 * TILE)
     return {"HEAD": size, "GROUP": group, "PAGE": page_size, "NORMED": int(normed), "HEADS": own, "UNITS": units}
 
@@ -128,8 +128,8 @@ def batch_attention(
     own, group = heads_of_block(kv_heads), heads // kv_heads
     groups = kv_heads // own
     output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
-    sums = torch.empty(groups * deal.blocks * 2 * own * group * size, dtype=torch.float32, device=device)
-    bests = torch.empty(groups * deal.blocks * 2 * own * 2 * group, dtype=torch.float32, device=device)
+    sums = torch.empty(groups * deal.blocks * own * group * size, dtype=torch.float32, device=device)
+    bests = torch.empty(groups * deal.blocks * own * 2 * group, dtype=torch.float32, device=device)
     tensors = (
         qkv_BM,
         prepare.cos_sin_LH if prepare.q_norm_H is None else prepare.q_norm_H,

@@ -36,7 +36,7 @@ def test_prompt_scores_of_a_request_that_ends_while_its_prompt_is_computed_are_d
         while loop.has_work:
             loop.step()
         assert [chunk.finish for chunk in loop.take()] == ["abort"]
-        assert loop._prompt_scores == {}
+        assert len(loop._prompt_scores) == 0
     finally:
         engine.close()
 
@@ -56,7 +56,7 @@ class StubRunner:
                 raise error
             return result
 
-        return Launched(plan, wait)
+        return Launched(plan, wait, lambda: True)
 
     def relieve(self, error: BaseException) -> bool:
         self.relieved += isinstance(error, MemoryError)

@@ -305,38 +305,48 @@ __device__ __forceinline__ void copy_head(const Head& head, u16* target, u16* wr
     }
 }
 
+// What preparing a token's heads needs beside them: nothing of it depends on the kernel before.
+struct Ready {
+    Norms norms;
+    Head angles;
+    u64 place;  // of the new key and value
+};
+
+__device__ __forceinline__ Ready get_ready(const Arguments& a, const Item& item) {
+    const int lane = threadIdx.x % 32, position = item.context - 1;
+    const u64 page = a.page_table[(u64)item.sequence * a.table_stride + position / PAGE], slot = page * PAGE + position % PAGE;
+    return {load_norms(a.q_norm, a.k_norm, lane), load_numbers(a.cos_sin + (u64)position * HEAD, lane), (slot * a.kv_heads + item.head) * HEAD};
+}
+
 // Queries, and the new key and value where this block is the one that has them, into shared memory.
-__device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, int sequence, int head, int position, bool is_newest) {
+__device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, const Ready& ready, const Item& item, bool is_newest) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u16* token = a.qkv + (u64)sequence * a.kv_heads * (GROUP + 2) * HEAD;
-    const float* angles = a.cos_sin + (u64)position * HEAD;
+    const u16* token = a.qkv + (u64)item.sequence * a.kv_heads * (GROUP + 2) * HEAD;
     Head heads[ROUNDS];  // all are on their way before the first is looked at
 #pragma unroll
     for (int round = 0; round < ROUNDS; ++round) {
         const int i = warp + round * WARPS;  // a query's head, the key's or the value's
-        if (i < GROUP + (is_newest ? 2 : 0)) heads[round] = load_head(token + (i < GROUP ? head * GROUP + i : a.kv_heads * i + head) * HEAD, lane);
+        if (i < GROUP + (is_newest ? 2 : 0)) heads[round] = load_head(token + (i < GROUP ? item.head * GROUP + i : a.kv_heads * i + item.head) * HEAD, lane);
     }
 #pragma unroll
     for (int round = 0; round < ROUNDS; ++round) {
         const int i = warp + round * WARPS;
         if (i < GROUP) {
-            prepare(heads[round], a.q_norm, angles, a.eps, s.q + i * PADDED, nullptr, lane);
+            prepare(heads[round], ready.norms.q, ready.angles, a.eps, s.q + i * PADDED, nullptr, lane);
         } else if (is_newest && i < GROUP + 2) {
-            const u64 page = a.page_table[(u64)sequence * a.table_stride + position / PAGE];
-            const u64 place = ((page * PAGE + position % PAGE) * a.kv_heads + head) * HEAD;
             if (i == GROUP)
-                prepare(heads[round], a.k_norm, angles, a.eps, s.new_k, a.k_cache + place, lane);
+                prepare(heads[round], ready.norms.k, ready.angles, a.eps, s.new_k, a.k_cache + ready.place, lane);
             else
-                copy_head(heads[round], s.new_v, a.v_cache + place, lane);
+                copy_head(heads[round], s.new_v, a.v_cache + ready.place, lane);
         }
     }
 }
 
 // The sums of one item, whose first tiles have been requested.
-__device__ __forceinline__ Sums walk_item(const Arguments& a, Shared& s, Walk& walk, const Item& item, int chunk) {
+__device__ __forceinline__ Sums walk_item(const Arguments& a, Shared& s, Walk& walk, const Ready& ready, const Item& item, int chunk) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const bool is_newest = item.is_newest(chunk);
-    prepare_heads(a, s, item.sequence, item.head, item.context - 1, is_newest);
+    prepare_heads(a, s, ready, item, is_newest);
     sync_threads(1, WALKERS);
     u32 q[SLICES][4];
     const u32 q_row = shared_address(s.q) + 2 * (lane % 16 * PADDED + lane / 16 * 8);
@@ -373,15 +383,17 @@ extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __g
     if (number >= items) return wait_for_kernel_before();
     Item item = Item::at(a, number);
     Walk walk = walk_to(a, item, shared_address(dynamic), plan.chunk);
+    Ready ready = get_ready(a, item);
     wait_for_kernel_before();
     while (true) {
-        const Sums sums = walk_item(a, s, walk, item, plan.chunk);
+        const Sums sums = walk_item(a, s, walk, ready, item, plan.chunk);
         const Item done = item;
         const int own = number;
         number += gridDim.x;
         if (number < items) {  // the next item's first tiles are on their way while this one's sums are joined
             item = Item::at(a, number);
             walk.move(item, plan.chunk);
+            ready = get_ready(a, item);
         }
         finish(a, s, values, sums, own, done.sequence, done.head, done.context, plan.chunk);
         if (number >= items) return;
@@ -468,8 +480,9 @@ extern "C" __global__ void BOUNDS cluster_attention(const __grid_constant__ Argu
     if (CLUSTER > 1) cluster_arrive();
     const Item item{sequence, pair % a.kv_heads, (int)rank * chunk, context};
     Walk walk = walk_to(a, item, shared_address(dynamic), chunk);
+    const Ready ready = get_ready(a, item);
     wait_for_kernel_before();
-    lay_down(s, values, walk_item(a, s, walk, item, chunk));
+    lay_down(s, values, walk_item(a, s, walk, ready, item, chunk));
     if (CLUSTER > 1) cluster_wait();  // nobody sends to a block that has not begun
     send(s, exchange, received, values, rank);
     if (CLUSTER > 1)

@@ -4,8 +4,9 @@
 // The keys of all sequences, in tiles of 16, stand in one line, and every block takes the same number of them (`deal` says where it
 // begins). One warp keeps UNITS copies of a tile's keys or values, of all HEADS heads at once, on their way into shared memory, so
 // memory is read in pieces of a page and never waits for a sequence's end. Each other warp has one key-value head: it walks the
-// tiles without waiting for its neighbours. A sequence that several blocks share is joined, head by head, by whoever ends last, in
-// the order of its keys: results do not depend on timing.
+// tiles without waiting for its neighbours. What the next sequence needs, its heads and where its keys lie, is on its way while one is
+// walked. A sequence that several blocks share is joined, head by head, in the order of its keys, by the block that begins it: that is
+// its last sequence, and the first of the others, so they have mostly ended by then.
 //
 // Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS.
 
@@ -34,9 +35,9 @@ struct Arguments {
     const int* page_table;     // [rows, table_stride]
     const int* first_tile;     // [rows + 1]: tiles before each sequence's; then, of all
     const Start* starts;       // [blocks]
-    float* sums;               // scratch: [groups of heads, blocks, 2, HEADS, GROUP, HEAD]
-    float* bests;              // scratch: [groups of heads, blocks, 2, HEADS, 2, GROUP]
-    int* arrivals;             // scratch: [rows * kv heads], zero between launches
+    float* sums;               // scratch: [groups of heads, blocks, HEADS, GROUP, HEAD]
+    float* bests;              // scratch: [groups of heads, blocks, HEADS, 2, GROUP]
+    int* arrivals;             // scratch: [rows * kv heads], zero between launches: parts that wait to be joined
     u16* output;               // [rows, heads * HEAD]
     int rows, kv_heads, table_stride, blocks;
     float scale_log2, eps;
@@ -108,31 +109,36 @@ struct Ring {
     }
 };
 
-// The sequences of a block, one after the other.
-struct Walk {
-    Start at;
-    __device__ __forceinline__ bool is_none() const { return at.first == at.next; }
-    __device__ __forceinline__ void move_on(const Arguments& a) {
+// The sequence behind `at` that has keys. There must be one.
+__device__ __forceinline__ Start following(const Arguments& a, Start at) {
+    do {
         ++at.sequence;
         at.first = at.next;
         at.next = a.first_tile[at.sequence + 1];
         at.context = a.context[at.sequence];
-    }
-};
+    } while (at.first == at.next);
+    return at;
+}
+
+// The pages of up to 32 tiles of a sequence, one a lane.
+__device__ __forceinline__ int load_pages(const Arguments& a, const Start& at, int tile, int last, int lane) {
+    return tile + lane < last ? a.page_table[(u64)at.sequence * a.table_stride + (tile - at.first + lane) * TILE / PAGE] : 0;
+}
 
 // One warp: every tile of [tile, end), keys and values, in order.
-__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& keys, const TensorMap& values, const Ring& ring, Walk walk, int tile, int end, int group) {
+__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& keys, const TensorMap& values, const Ring& ring, Start at, int tile, int end, int group) {
     const int lane = threadIdx.x % 32;
     const u64 policy = policy_evict_first();
     u32 unit = 0;
-    for (; tile < end; walk.move_on(a)) {
-        const int last = walk.at.next < end ? walk.at.next : end;
-        const int* pages = a.page_table + (u64)walk.at.sequence * a.table_stride;
+    int pages = load_pages(a, at, tile, min(at.next, end), lane);
+    while (tile < end) {
+        const int last = min(at.next, end);
+        const Start after = last < end ? following(a, at) : at;
         while (tile < last) {
-            const int count = last - tile < 32 ? last - tile : 32;
-            const int own = lane < count ? pages[(tile - walk.at.first + lane) * TILE / PAGE] : 0;
-            for (int i = 0; i < count; ++i, ++tile) {
-                const int slot = __shfl_sync(0xffffffff, own, i) * PAGE + (tile - walk.at.first) * TILE % PAGE;
+            const int stop = min(tile + 32, last);
+            int pages_after = 0;
+            for (int i = 0; tile < stop; ++i, ++tile) {
+                const int slot = __shfl_sync(0xffffffff, pages, i) * PAGE + (tile - at.first) * TILE % PAGE;
 #pragma unroll
                 for (int v = 0; v < 2; ++v, ++unit) {
                     ring.wait_empty(unit);
@@ -143,9 +149,11 @@ __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& key
                     }
                     __syncwarp();
                 }
+                if (i == 0) pages_after = stop < last ? load_pages(a, at, stop, last, lane) : load_pages(a, after, stop, min(after.next, end), lane);
             }
+            pages = pages_after;
         }
-        if (tile == end) return;
+        at = after;
     }
 }
 
@@ -233,10 +241,31 @@ __device__ __forceinline__ void take_tile(Sums& s, const u32 (&q)[SLICES][4], co
     ring.release(unit + 1, lane);
 }
 
-// A warp's own shared memory: its prepared heads.
+// A warp's own shared memory: heads as they come, and prepared.
 struct Heads {
-    u16 q[GROUP * HEAD], k[HEAD], v[HEAD];
+    float angles[HEAD];
+    u16 raw[(GROUP + 2) * HEAD];  // queries, key, value
+    u16 q[GROUP * HEAD], k[HEAD];
+    __device__ __forceinline__ const u16* v() const { return raw + (GROUP + 1) * HEAD; }
 };
+
+__device__ __forceinline__ void copy_16(void* target, const void* source) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(target)), "l"(source) : "memory");
+}
+
+// Ask for the angles of a sequence's newest token, which do not depend on the kernel before.
+__device__ __forceinline__ void request_angles(const Arguments& a, Heads& heads, const Start& at, int lane) {
+    for (int i = 4 * lane; i < HEAD; i += 128) copy_16(heads.angles + i, a.cos_sin + (u64)(at.context - 1) * HEAD + i);
+}
+
+// Ask for the heads of a sequence's newest token: the group's queries, the key, the value.
+__device__ __forceinline__ void request_heads(const Arguments& a, Heads& heads, const Start& at, int head, int lane) {
+    const u16* token = a.qkv + (u64)at.sequence * a.kv_heads * (GROUP + 2) * HEAD;
+    for (int i = 8 * lane; i < (GROUP + 2) * HEAD; i += 256) {
+        const int part = i < GROUP * HEAD ? head * GROUP * HEAD + i : (a.kv_heads * (GROUP + (i - GROUP * HEAD) / HEAD) + head) * HEAD + i % HEAD;
+        copy_16(heads.raw + i, token + part);
+    }
+}
 
 // The queries as the left operand; rows past the group's are zero.
 __device__ __forceinline__ void load_queries(u32 (&q)[SLICES][4], const Heads& heads, int lane) {
@@ -265,28 +294,32 @@ __device__ __forceinline__ void take_newest(Sums& s, const Heads& heads, float s
 #pragma unroll
         for (int n = 0; n < 2 * SLICES; ++n)
 #pragma unroll
-            for (int c = 0; c < 2; ++c) s.values[n][2 * half + c] = from_bf16(heads.v[8 * n + 2 * (lane % 4) + c]);
+            for (int c = 0; c < 2; ++c) s.values[n][2 * half + c] = from_bf16(heads.v()[8 * n + 2 * (lane % 4) + c]);
     }
 }
 
-__device__ __forceinline__ void prepare_heads(const Arguments& a, Heads& heads, int sequence, int head, int context, bool is_newest, int lane) {
-    const u16* token = a.qkv + (u64)sequence * a.kv_heads * (GROUP + 2) * HEAD;
-    const float* angles = a.cos_sin + (u64)(context - 1) * HEAD;
-    const u16* key = token + (a.kv_heads * GROUP + head) * HEAD;
-    Head queries[GROUP], new_key;
+// What was asked for, prepared. `slot` is where the newest key goes, if this block has it; -1 if not.
+__device__ __forceinline__ void prepare_heads(const Arguments& a, Heads& heads, const Norms& norms, int slot, int head, int lane) {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncwarp();
+    const Head angles = load_numbers(heads.angles, lane);
+    Head queries[GROUP];
 #pragma unroll
-    for (int i = 0; i < GROUP; ++i) queries[i] = load_head(token + (head * GROUP + i) * HEAD, lane);  // all on their way together
-    if (is_newest) new_key = load_head(key, lane);
-    __syncwarp();  // the heads of the sequence before may still be read
+    for (int i = 0; i < GROUP; ++i) queries[i] = load_numbers(heads.raw + i * HEAD, lane);  // before anything is written
 #pragma unroll
-    for (int i = 0; i < GROUP; ++i) prepare(queries[i], a.q_norm, angles, a.eps, heads.q + i * HEAD, nullptr, lane);
-    if (is_newest) {
-        const u64 page = a.page_table[(u64)sequence * a.table_stride + (context - 1) / PAGE];
-        const u64 place = ((page * PAGE + (context - 1) % PAGE) * a.kv_heads + head) * HEAD;
-        prepare(new_key, a.k_norm, angles, a.eps, heads.k, a.k_cache + place, lane);
-        for (int c = lane; c < HEAD; c += 32) a.v_cache[place + c] = heads.v[c] = __ldcg(key + a.kv_heads * HEAD + c);
+    for (int i = 0; i < GROUP; ++i) prepare(queries[i], norms.q, angles, a.eps, heads.q + i * HEAD, nullptr, lane);
+    if (slot >= 0) {
+        const u64 place = ((u64)slot * a.kv_heads + head) * HEAD;
+        prepare(load_numbers(heads.raw + GROUP * HEAD, lane), norms.k, angles, a.eps, heads.k, a.k_cache + place, lane);
+        for (int c = lane; c < HEAD; c += 32) a.v_cache[place + c] = heads.v()[c];
     }
     __syncwarp();
+}
+
+// Where the newest key of a sequence goes.
+__device__ __forceinline__ int newest_slot(const Arguments& a, const Start& at) {
+    const int page = a.page_table[(u64)at.sequence * a.table_stride + (at.context - 1) / PAGE];
+    return page * PAGE + (at.context - 1) % PAGE;
 }
 
 // Writes a sequence's heads out of sums whose totals are whole.
@@ -302,10 +335,8 @@ __device__ __forceinline__ void write(const Arguments& a, const Sums& s, int seq
     }
 }
 
-// Where the sums of a part lie in the scratch memory, in parts: of a block's two, the first goes on with a sequence, the second begins one.
-__device__ __forceinline__ u64 part_of(const Arguments& a, u32 block, bool begins, int head) {
-    return (((u64)(head / HEADS) * a.blocks + block) * 2 + begins) * HEADS + head % HEADS;
-}
+// A block that goes on with a sequence leaves its sums, a part for each of its heads, to the block that begins it.
+__device__ __forceinline__ u64 part_of(const Arguments& a, u32 block, int head) { return ((u64)(head / HEADS) * a.blocks + block) * HEADS + head % HEADS; }
 
 __device__ __forceinline__ void keep(const Arguments& a, const Sums& s, u64 part, int lane) {
 #pragma unroll
@@ -319,59 +350,39 @@ __device__ __forceinline__ void keep(const Arguments& a, const Sums& s, u64 part
     }
 }
 
-// The sums of all blocks that have keys of a sequence, in their order, and its output. Lanes have four columns each, AHEAD parts are on
-// their way together.
-#define PIECES ((GROUP * HEAD + 127) / 128)
-#define AHEAD (PIECES <= 4 ? 4 : PIECES <= 8 ? 2 : 1)
-__device__ __forceinline__ void join(const Arguments& a, u32 first_block, u32 last_block, int sequence, int head, int lane) {
-    float best[PIECES], total[PIECES] = {}, sums[PIECES][4] = {};
+// Adds what `keep` left of later keys.
+__device__ __forceinline__ void take_part(const Arguments& a, Sums& s, u64 part, int lane) {
 #pragma unroll
-    for (int i = 0; i < PIECES; ++i) best[i] = LOWEST;
-    for (u32 begin = first_block; begin <= last_block; begin += AHEAD) {
-        float4 values[AHEAD][PIECES];
-        float bests[AHEAD][PIECES], totals[AHEAD][PIECES];
+    for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
+        const int row = lane / 4 + 8 * half;
+        if (row >= GROUP) continue;
+        const float* sums = a.sums + (part * GROUP + row) * HEAD + 2 * (lane % 4);
+        float2 values[2 * SLICES];
 #pragma unroll
-        for (int j = 0; j < AHEAD; ++j) {
-            const u64 part = part_of(a, begin + j, begin + j == first_block, head);
+        for (int n = 0; n < 2 * SLICES; ++n) values[n] = __ldcg((const float2*)(sums + 8 * n));
+        const float best = __ldcg(a.bests + part * 2 * GROUP + row), total = __ldcg(a.bests + (part * 2 + 1) * GROUP + row);
+        const float higher = fmaxf(s.best[half], best), old = exp2f(s.best[half] - higher), own = exp2f(best - higher);
+        s.best[half] = higher;
+        s.total[half] = s.total[half] * old + total * own;
 #pragma unroll
-            for (int i = 0; i < PIECES; ++i) {
-                const int e = 128 * i + 4 * lane;
-                const bool is_there = begin + j <= last_block && e < GROUP * HEAD;
-                bests[j][i] = is_there ? __ldcg(a.bests + part * 2 * GROUP + e / HEAD) : LOWEST;
-                totals[j][i] = is_there ? __ldcg(a.bests + (part * 2 + 1) * GROUP + e / HEAD) : 0.f;
-                values[j][i] = is_there ? __ldcg((const float4*)(a.sums + part * GROUP * HEAD + e)) : make_float4(0.f, 0.f, 0.f, 0.f);
-            }
+        for (int n = 0; n < 2 * SLICES; ++n) {
+            s.values[n][2 * half] = s.values[n][2 * half] * old + values[n].x * own;
+            s.values[n][2 * half + 1] = s.values[n][2 * half + 1] * old + values[n].y * own;
         }
-#pragma unroll
-        for (int j = 0; j < AHEAD; ++j)
-#pragma unroll
-            for (int i = 0; i < PIECES; ++i) {
-                if (bests[j][i] == LOWEST) continue;
-                const float higher = fmaxf(best[i], bests[j][i]), old = exp2f(best[i] - higher), own = exp2f(bests[j][i] - higher);
-                best[i] = higher;
-                total[i] = total[i] * old + totals[j][i] * own;
-                const float4 value = values[j][i];
-                sums[i][0] = sums[i][0] * old + value.x * own, sums[i][1] = sums[i][1] * old + value.y * own;
-                sums[i][2] = sums[i][2] * old + value.z * own, sums[i][3] = sums[i][3] * old + value.w * own;
-            }
-    }
-    u16* output = a.output + ((u64)sequence * a.kv_heads + head) * GROUP * HEAD;
-#pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
-        const int e = 128 * i + 4 * lane;
-        const float share = 1.f / total[i];
-        if (e >= GROUP * HEAD) continue;
-        *(uint2*)(output + e) = make_uint2(pack_bf16(sums[i][0] * share, sums[i][1] * share), pack_bf16(sums[i][2] * share, sums[i][3] * share));
     }
 }
 
-__device__ __forceinline__ int count_arrival(int* counter) {
-    int before;
-    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
+// Behind everything that this warp has written before.
+__device__ __forceinline__ void count_part(int* counter) { asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory"); }
+
+__device__ __forceinline__ int counted_parts(const int* counter) {
+    int count;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+    return count;
 }
 
-// What a warp has of a sequence becomes its output, or a part that is joined with the others.
+// What a warp has of a sequence becomes its output, or a part of it. All blocks run at once, and a part is the first thing that its
+// block does, so whoever waits for parts does not wait for ever.
 __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -379,32 +390,51 @@ __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start&
         s.total[half] += __shfl_xor_sync(0xffffffff, s.total[half], 2);
     }
     const u32 first_block = owner_of(at.first, blocks, total), last_block = owner_of(at.next - 1, blocks, total);
-    if (first_block == last_block) return write(a, s, at.sequence, head, lane);
-    keep(a, s, part_of(a, block, block == first_block, head), lane);
-    __syncwarp();
     int* counter = a.arrivals + at.sequence * a.kv_heads + head;
-    const int arrived = __shfl_sync(0xffffffff, lane == 0 ? count_arrival(counter) : 0, 0);
-    if (arrived != last_block - first_block) return;
-    if (lane == 0) *counter = 0;
-    __syncwarp();
-    join(a, first_block, last_block, at.sequence, head, lane);
+    if (block != first_block) {
+        keep(a, s, part_of(a, block, head), lane);
+        __syncwarp();
+        if (lane == 0) count_part(counter);
+        return;
+    }
+    if (first_block != last_block) {
+        if (lane == 0) {
+            while (counted_parts(counter) != (int)(last_block - first_block)) {
+            }
+            *counter = 0;
+        }
+        __syncwarp();
+        for (u32 other = first_block + 1; other <= last_block; ++other) take_part(a, s, part_of(a, other, head), lane);
+    }
+    write(a, s, at.sequence, head, lane);
 }
 
-__device__ __forceinline__ void consume(const Arguments& a, Heads& heads, const Ring& ring, Walk walk, int tile, int end, u32 blocks, u32 total, u32 block, int head) {
+__device__ __forceinline__ void consume(const Arguments& a, Heads& heads, const Ring& ring, Start at, int tile, int end, u32 blocks, u32 total, u32 block, int head) {
     const int lane = threadIdx.x % 32;
-    for (u32 unit = 0; tile < end; walk.move_on(a)) {
-        if (walk.is_none()) continue;
-        const Start& at = walk.at;
-        const int last = at.next < end ? at.next : end;
-        prepare_heads(a, heads, at.sequence, head, at.context, last == at.next, lane);
+    const Norms norms = load_norms(a.q_norm, a.k_norm, lane);
+    request_angles(a, heads, at, lane);
+    int slot = at.next <= end ? newest_slot(a, at) : -1;
+    wait_for_kernel_before();
+    request_heads(a, heads, at, head, lane);
+    for (u32 unit = 0; tile < end;) {
+        prepare_heads(a, heads, norms, slot, head, lane);
         u32 q[SLICES][4];
         load_queries(q, heads, lane);
         Sums s = {};
         s.best[0] = s.best[1] = LOWEST;
-        if (last == at.next) take_newest(s, heads, a.scale_log2, lane);
-        for (; tile < last; ++tile, unit += 2) take_tile(s, q, ring, unit, head % HEADS, at.context - 1 - (tile - at.first) * TILE, a.scale_log2, lane);
+        if (slot >= 0) take_newest(s, heads, a.scale_log2, lane);
+        const int first = tile, last = min(at.next, end);
+        const Start after = last < end ? following(a, at) : at;
+        for (; tile < last; ++tile, unit += 2) {
+            take_tile(s, q, ring, unit, head % HEADS, at.context - 1 - (tile - at.first) * TILE, a.scale_log2, lane);
+            if (tile == first && last < end) {  // every lane has read what is overwritten now
+                request_angles(a, heads, after, lane);
+                request_heads(a, heads, after, head, lane);
+                slot = after.next <= end ? newest_slot(a, after) : -1;
+            }
+        }
         finish(a, s, at, head, blocks, total, block, lane);
-        if (tile == end) return;
+        at = after;
     }
 }
 
@@ -424,12 +454,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u32 total = a.first_tile[a.rows], blocks = busy(a.blocks, total), block = blockIdx.x % a.blocks;
     const int group = blockIdx.x / a.blocks, warp = threadIdx.x / 32;
     if (block >= blocks) return wait_for_kernel_before();
-    const Walk walk{a.starts[block]};
+    const Start at = a.starts[block];
     const int tile = first_of(block, blocks, total), end = first_of(block + 1, blocks, total);
     if (warp == HEADS) {  // cached keys do not depend on the kernel before
-        produce(a, keys, values, ring, walk, tile, end, group);
+        produce(a, keys, values, ring, at, tile, end, group);
         return wait_for_kernel_before();
     }
-    wait_for_kernel_before();
-    consume(a, heads[warp], ring, walk, tile, end, blocks, total, block, group * HEADS + warp);
+    consume(a, heads[warp], ring, at, tile, end, blocks, total, block, group * HEADS + warp);
 }

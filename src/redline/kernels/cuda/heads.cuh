@@ -35,8 +35,33 @@ __device__ __forceinline__ Head load_head(const u16* source, int lane) {
     return head;
 }
 
-// A head normalised, rounded, rotated by `angles`, rounded, into `target` (and `written`).
-__device__ __forceinline__ void prepare(Head head, const float* norm, const float* angles, float eps, u16* target, u16* written, int lane) {
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(u16 bits) { return from_bf16(bits); }
+
+// The same of float32 numbers, or of those in shared memory.
+template <typename Number>
+__device__ __forceinline__ Head load_numbers(const Number* source, int lane) {
+    Head head;
+#pragma unroll
+    for (int i = 0; i < (HALF + 31) / 32; ++i) {
+        const int c = lane + 32 * i;
+        head.low[i] = c < HALF ? to_float(source[c]) : 0.f;
+        head.high[i] = c < HALF ? to_float(source[c + HALF]) : 0.f;
+    }
+    return head;
+}
+
+// What all heads of a kernel are multiplied by once they are normalised (NORMED).
+struct Norms {
+    Head q, k;
+};
+
+__device__ __forceinline__ Norms load_norms(const float* q_norm, const float* k_norm, int lane) {
+    return {load_numbers(q_norm, lane), load_numbers(k_norm, lane)};
+}
+
+// A head normalised, rounded, rotated by `angles` (cosines low, sines high), rounded, into `target` (and `written`).
+__device__ __forceinline__ void prepare(const Head& head, const Head& norm, const Head& angles, float eps, u16* target, u16* written, int lane) {
     float square = 0.f;
 #pragma unroll
     for (int i = 0; i < (HALF + 31) / 32; ++i) square += head.low[i] * head.low[i] + head.high[i] * head.high[i];
@@ -47,11 +72,10 @@ __device__ __forceinline__ void prepare(Head head, const float* norm, const floa
         if (c >= HALF) continue;
         float a = head.low[i], b = head.high[i];
         if (NORMED) {
-            a = from_bf16(to_bf16(a * root * norm[c]));
-            b = from_bf16(to_bf16(b * root * norm[c + HALF]));
+            a = from_bf16(to_bf16(a * root * norm.low[i]));
+            b = from_bf16(to_bf16(b * root * norm.high[i]));
         }
-        const float cosine = angles[c], sine = angles[c + HALF];
-        const u16 low = to_bf16(a * cosine - b * sine), high = to_bf16(b * cosine + a * sine);
+        const u16 low = to_bf16(a * angles.low[i] - b * angles.high[i]), high = to_bf16(b * angles.low[i] + a * angles.high[i]);
         target[c] = low, target[c + HALF] = high;
         if (written) written[c] = low, written[c + HALF] = high;
     }

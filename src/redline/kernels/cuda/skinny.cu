@@ -134,9 +134,9 @@ __device__ __forceinline__ void take_roots(const Arguments& a, float* roots, u32
 __device__ __forceinline__ float activate(float gate) {
     if (GELU) {  // (1 + tanh(x)) / 2 = 1 / (1 + exp(-2 x))
         const float inner = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);
-        return gate / (1.f + __expf(-inner));
+        return __fdividef(gate, 1.f + __expf(-inner));
     }
-    return gate / (1.f + __expf(-gate));
+    return __fdividef(gate, 1.f + __expf(-gate));
 }
 
 // The first of a warpgroup's rows.
@@ -204,6 +204,23 @@ __device__ __forceinline__ u32 expected_bytes(u32 rank) {
     return (CLUSTER - 1) * OWN_BLOCKS * groups * CONSUMERS * 16;
 }
 
+// Eight rows' numbers of eight outputs, of which each lane has two rows of one output: two outputs of one row.
+__device__ __forceinline__ u32 transposed(float first, float second) {
+    u32 pair = pack_bf16(first, second);
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+    return pair;
+}
+
+__device__ __forceinline__ void store_pair(const Arguments& a, int row, int output, u32 pair) {
+    u16* target = (u16*)a.output + (u64)row * a.outputs + output;
+    if (a.outputs % 2 == 0) {
+        if (output < a.outputs) *(u32*)target = pair;
+    } else {
+        if (output < a.outputs) target[0] = (u16)pair;
+        if (output + 1 < a.outputs) target[1] = (u16)(pair >> 16);
+    }
+}
+
 // What becomes of the sums of a tile, for the groups of rows that are this block's.
 __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], const float (&stream)[SUMS], const float* roots, float* squares, u32 rank) {
     const int lane = threadIdx.x % 32, warp = OWN_ROWS < ROWS ? threadIdx.x / 32 % 4 : threadIdx.x / 32;
@@ -212,26 +229,35 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
         if (CLUSTER > 1 && j % CLUSTER != rank) continue;
         float square[2] = {};
 #pragma unroll
-        for (int b = 0; b < OWN_BLOCKS; ++b)
+        for (int b = 0; b < OWN_BLOCKS; ++b) {
+            float results[4] = {};
 #pragma unroll
             for (int e = 0; e < (KIND == 1 ? 2 : 4); ++e) {
                 const Place place = place_of(a, tile, b, j, e);
-                if (!place.live) continue;
                 const int i = b * (OWN_ROWS / 2) + 4 * j + e;
                 const u64 at = (u64)place.row * a.outputs + place.output;
                 const float root = SCALED ? roots[place.row] : 1.f;
                 float value = sums[i] * root;
-                if (BIASED) value += from_bf16(a.bias[place.output]);
-                if (KIND == 0) ((u16*)a.output)[at] = to_bf16(value);
-                if (KIND == 1) ((u16*)a.output)[at] = to_bf16(activate(value) * sums[(i + 2) % SUMS] * root);
-                if (KIND == 3) ((float*)a.output)[at] = value;
-                if (KIND == 2) {
+                if (BIASED && place.live) value += from_bf16(a.bias[place.output]);
+                if (KIND == 1) value = activate(value) * sums[(i + 2) % SUMS] * root;
+                if (KIND == 3 && place.live) ((float*)a.output)[at] = value;
+                if (KIND == 2 && place.live) {
                     value += stream[i];
                     a.stream[at] = value;
-                    ((u16*)a.output)[at] = to_bf16(value * a.gain[place.output]);
                     square[e % 2] += value * value;
+                    value *= a.gain[place.output];
                 }
+                results[e] = value;
             }
+            if (KIND == 3) continue;
+            const int row = first_row() + 8 * j + lane / 4;
+            const int output = place_of(a, tile, b, j, 0).output - lane / 4 + 2 * (lane % 4);
+#pragma unroll
+            for (int half = 0; half < (KIND == 1 ? 1 : 2); ++half) {
+                const u32 pair = transposed(results[2 * half], results[2 * half + 1]);
+                if (row < a.rows) store_pair(a, row, output + 8 * half, pair);
+            }
+        }
         if (KIND == 2) {
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
