@@ -9,7 +9,6 @@ import pytest
 
 from redline.engine import build
 from redline.engine.torch_thread import TorchThread
-from redline.layers.decoder import Decoder
 
 
 class Repeats:
@@ -49,8 +48,4 @@ def use_graphs(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool] = l
         return made[-1]
 
     monkeypatch.setattr(build, "_capture", capture)
-    if not hasattr(Decoder, "next_logits"):
-        monkeypatch.setattr(
-            Decoder, "next_logits", lambda self, batch, cache: self.logits(self.forward(batch, cache)), raising=False
-        )
     return made

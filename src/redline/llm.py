@@ -48,7 +48,7 @@ Ask = tuple[Prompt, SamplingParams | None, str | None]
 """A prompt, how it is sampled, and the grammar of its answer."""
 
 AHEAD = 2  # times what runs together is taken by `complete`, so that no place stands empty
-COLLECTED_TOKENS = 256  # of an answer that is read whole, told together
+COLLECTED_TOKENS = 64  # of an answer that is read whole, told together: few enough that little is left to read at the end
 CHECK_EVERY_S = 5.0  # the law that pages are conserved, at most so often: who waits for a first token would wait for it too
 
 

@@ -218,6 +218,15 @@ OPS: dict[str, Op] = {
             chips=(90,),
         ),
         Op(
+            "gained_choose",
+            {"T": "rows", "N": "outputs", "K": "inputs"},
+            read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: 8 * a["T"],
+            flops=lambda a: 2 * _size(a, "T", "N", "K"),
+            dtypes=("bf16",),
+            chips=(90,),
+        ),
+        Op(
             "add_gained",
             {"T": "rows", "N": "outputs", "K": "inputs"},
             read_bytes=lambda a, d: (

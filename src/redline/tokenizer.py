@@ -232,11 +232,11 @@ class Tokenizer:
         if self._spelling == "sentencepiece":
             byte = BYTE_PIECE.fullmatch(piece)
             return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
-        if id_ in self._verbatim:
+        if piece.isascii() or id_ in self._verbatim:  # each byte of ASCII that has a character is that character
             return piece.encode()
         try:
-            return bytes(map(_CHAR_BYTES.__getitem__, piece))
-        except KeyError:  # a piece outside the byte alphabet is not made of bytes: it stands for itself
+            return piece.translate(_BYTES_BY_CHAR).encode("latin-1")
+        except UnicodeEncodeError:  # a piece outside the byte alphabet is not made of bytes: it stands for itself
             return piece.encode()
 
 
@@ -415,7 +415,8 @@ def _byte_chars() -> str:
 
 
 _BYTE_CHARS = _byte_chars()
-_CHAR_BYTES = {char: byte for byte, char in enumerate(_BYTE_CHARS)}
+_BYTES_BY_CHAR = dict.fromkeys(range(256), "\uffff") | {ord(char): chr(byte) for byte, char in enumerate(_BYTE_CHARS)}
+"""For `str.translate`, to characters below 256; what is in no alphabet becomes one that is not, or stays what it is, above."""
 
 
 def _affixes(bos_id: int | None, eos_id: int | None, add_bos: bool, add_eos: bool) -> tuple[list[int], list[int]]:

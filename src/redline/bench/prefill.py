@@ -1,11 +1,13 @@
 """`redline bench prefill`: prompts to first tokens, a batch of long ones and single ones on an idle engine.
 
 Each call asks for one token of each prompt and is timed on the host, so a single prompt's figure is its time to the first
-token through the offline door. No prompt comes twice. Open `measure` first.
+token through the offline door. No prompt comes twice. Single prompts are timed before any batch: a card that comes from
+its power limit is slower for a while, and is not idle. Open `measure` first.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,16 +40,16 @@ def measure(
     repeats: int,
     rates: Rates,
 ) -> report.Document:
-    """Time each of `sizes` = (prompts together, tokens of each) `repeats` times, in turns."""
+    """Time each of `sizes` = (prompts together, tokens of each) `repeats` times; those of one prompt in turns, then the others."""
     with Bench(model, engine, voice, rows=max(batch for batch, _ in sizes), rates=rates) as bench:
         bench.prepare()
-        for batch, prompt in sizes:
-            voice.hint(f"{batch} x {prompt}: warming up")
-            for _ in range(WARM_RUNS):
-                bench.run(batch, prompt, 1)
         runs: dict[tuple[int, int], list[Run]] = {size: [] for size in sizes}
-        for number in range(repeats):
-            for batch, prompt in sizes:
+        for together in ([size for size in sizes if size[0] == 1], [size for size in sizes if size[0] > 1]):
+            for batch, prompt in together:  # whatever is compiled, captured or planned for a size happens here
+                voice.hint(f"{batch} x {prompt}: warming up")
+                for _ in range(WARM_RUNS):
+                    bench.run(batch, prompt, 1)
+            for number, (batch, prompt) in itertools.product(range(repeats), together):
                 runs[batch, prompt].append(bench.run(batch, prompt, 1))
                 seconds = runs[batch, prompt][-1].seconds
                 voice.hint(f"{batch} x {prompt}, round {number + 1} of {repeats}: {seconds * 1e3:.2f} ms")

@@ -32,6 +32,7 @@ from redline.kernels.decode_step import PATCH_COLUMN, POSITION, RECORD_WORDS, RO
 from redline.kernels.prompt_step import PROMPT_WORDS, Prompt, begin_prompt
 from redline.kernels.ragged import Ragged
 from redline.kernels.sample import SampleBatch, sample
+from redline.kernels.skinny import Chosen
 from redline.layers.batch import Batch, KVCache
 from redline.models.registry import Model
 from redline.plan.workspace import MOST_GRAPHS, PROMPT_TOKENS
@@ -150,6 +151,7 @@ class StepGraphs:
         self._host_prompts = self._prompts_ZW.numpy()
         self._graphs: dict[Size, Callable[[], None]] = {}
         self._sampling_s: dict[Size, float] = {}
+        self._choosing: set[Size] = set()  # whose greedy tokens the head chooses: there are no logits
         self._failed: set[Size] = set()
         self._wanted: Counter[Size] = Counter()
         self._common = common_sizes(self._rows, self._contexts, self._prompts)
@@ -285,14 +287,23 @@ class StepGraphs:
         pages = -(-size.context // page_size)
         rows = begin_decode(self._records_ZBW, self._step, self._table, self._pages_RC, size.rows, pages, page_size)
         ragged = Ragged(self._starts[: size.rows + 1], rows.context_B, rows.page_table_BP, max_query=1, max_context=size.context)
-        logits_BV = self._model.next_logits(Batch(rows.tokens_B, rows.positions_B, rows.slots_B, ragged), self._cache)
-        self._end(logits_BV, rows, size.kind)
+        batch = Batch(rows.tokens_B, rows.positions_B, rows.slots_B, ragged)
+        chosen = self._model.next_chosen(batch, self._cache) if size.kind == "greedy" else None
+        if chosen is not None:
+            self._choosing.add(size)
+            end_decode(chosen, rows.rows_B, rows.columns_B, self._table, self._output_ZB, self._step)
+        else:
+            self._end(self._model.next_logits(batch, self._cache), rows, size.kind)
 
     def _end_of_nothing(self, size: Size) -> None:
         """What a step does beside its forward pass, for logits that nobody computed: to be timed."""
         page_size = self._cache.page_size
         pages = -(-size.context // page_size)
         rows = begin_decode(self._records_ZBW, self._step, self._table, self._pages_RC, size.rows, pages, page_size)
+        if size in self._choosing:
+            chosen = Chosen(torch.zeros(size.rows, dtype=torch.int64, device=self._table.device))
+            end_decode(chosen, rows.rows_B, rows.columns_B, self._table, self._output_ZB, self._step)
+            return
         shape = (size.rows, self._model.shape.vocab_size)
         self._end(torch.empty(shape, dtype=torch.float32, device=self._table.device), rows, size.kind)
 

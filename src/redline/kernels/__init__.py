@@ -52,6 +52,7 @@ def all_specs() -> dict[str, OpSpec]:
         skinny.LINEAR,
         skinny.GATED,
         skinny.PROJECT,
+        skinny.CHOOSE,
         skinny.ADD,
         sample.SPEC,
         penalties.SPEC,

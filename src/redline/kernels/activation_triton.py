@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from redline.kernels.op import ceil_div, dependent_launch
+from redline.kernels.op import ceil_div
 
 BLOCK = 1024
 
@@ -29,16 +29,12 @@ def _launch(gate_up_T2F: Tensor, gelu: bool) -> Tensor:
     assert gate_up_T2F.is_contiguous()
     tokens, size = gate_up_T2F.shape[0], gate_up_T2F.shape[1] // 2
     output_TF = torch.empty((tokens, size), dtype=gate_up_T2F.dtype, device=gate_up_T2F.device)
-    programs, extra = (tokens, ceil_div(size, BLOCK)), dependent_launch(gate_up_T2F)
-    _gated[programs](gate_up_T2F, output_TF, size, GELU=gelu, BLOCK=BLOCK, num_warps=4, **extra)
+    _gated[(tokens, ceil_div(size, BLOCK))](gate_up_T2F, output_TF, size, GELU=gelu, BLOCK=BLOCK, num_warps=4)
     return output_TF
 
 
 @triton.jit
-def _gated(gate_up_T2F, output_TF, size, GELU: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
-    if DEPENDENT:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+def _gated(gate_up_T2F, output_TF, size, GELU: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = f < size

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from redline.kernels.op import Inputs, OpSpec, use_triton
+from redline.kernels.skinny import Chosen, keys_of
 from redline.ops import OPS
 
 RECORD_WORDS = 16
@@ -106,13 +107,16 @@ def begin_decode(
     )
 
 
-def end_decode(tokens_B: Tensor, rows_B: Tensor, columns_B: Tensor, table_RL: Tensor, output_ZB: Tensor, step: Tensor) -> None:
-    """Hand the sampled tokens (int64) to the next step and to the host, and count the step. `output` is int32, as `records`."""
+def end_decode(
+    tokens_B: Tensor | Chosen, rows_B: Tensor, columns_B: Tensor, table_RL: Tensor, output_ZB: Tensor, step: Tensor
+) -> None:
+    """Hand the sampled tokens (int64), or those that the head chose, to the next step and to the host, and count the step. `output` is
+    int32, as `records`."""
     if use_triton(table_RL):
         from redline.kernels import decode_step_triton
 
         return decode_step_triton.end_decode(tokens_B, rows_B, columns_B, table_RL, output_ZB, step)
-    tokens = tokens_B.to(torch.int32)
+    tokens = (tokens_B.take() if isinstance(tokens_B, Chosen) else tokens_B).to(torch.int32)
     table_RL[rows_B, columns_B] = tokens
     output_ZB[int(step) % len(output_ZB), : len(tokens)] = tokens
     step += 1
@@ -145,9 +149,10 @@ def reference_begin(
 
 
 def reference_end(
-    tokens_B: Tensor, rows_B: Tensor, columns_B: Tensor, table_RL: Tensor, output_ZB: Tensor, step: Tensor
+    tokens_B: Tensor | Chosen, rows_B: Tensor, columns_B: Tensor, table_RL: Tensor, output_ZB: Tensor, step: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     table_RL, output_ZB = table_RL.clone(), output_ZB.clone()
+    tokens_B = Chosen(tokens_B.keys_T.clone()).take() if isinstance(tokens_B, Chosen) else tokens_B
     for b, (token, row, column) in enumerate(zip(tokens_B.tolist(), rows_B.tolist(), columns_B.tolist(), strict=True)):
         table_RL[row, column] = token
         output_ZB[int(step) % len(output_ZB), b] = token
@@ -187,8 +192,10 @@ def _begin_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.dev
 def _end_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
     rows = axes["B"]
     generator = torch.Generator().manual_seed(seed)
+    tokens_B = torch.randint(1 << 18, (rows,), generator=generator)
+    keys_B = keys_of(torch.randn(rows, generator=generator), tokens_B).masked_fill(tokens_B % 5 == 0, 0)
     return {
-        "tokens_B": torch.randint(1 << 18, (rows,), generator=generator).to(device),
+        "tokens_B": Chosen(keys_B.to(device)) if axes.get("CHOSEN") else tokens_B.to(device),
         "rows_B": torch.randperm(rows + 2, generator=generator)[:rows].to(device),
         "columns_B": torch.randint(40, (rows,), generator=generator).to(device),
         "table_RL": torch.zeros((rows + 2, 40), dtype=torch.int32, device=device),
@@ -218,7 +225,7 @@ END = OpSpec(
     reference=reference_end,
     run=end_decode,
     make_inputs=_end_inputs,
-    cases=({"B": 1}, {"B": 7}, {"B": 1500}),
+    cases=({"B": 1}, {"B": 7}, {"B": 1500}, {"B": 7, "CHOSEN": 1}, {"B": 1500, "CHOSEN": 1}),
     tolerance="exact",
     triton="redline.kernels.decode_step_triton:end_decode",
     mutates=("table_RL", "output_ZB", "step"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from redline.kernels.decode_step import RECORD_WORDS, Rows
 from redline.kernels.op import dependent_launch, next_power_of_two
+from redline.kernels.skinny import Chosen
 
 MAX_BLOCK = 1024
 
@@ -43,13 +44,17 @@ def begin_decode(
     return found
 
 
-def end_decode(tokens_B: Tensor, rows_B: Tensor, columns_B: Tensor, table_RL: Tensor, output_ZB: Tensor, step: Tensor) -> None:
+def end_decode(
+    tokens_B: Tensor | Chosen, rows_B: Tensor, columns_B: Tensor, table_RL: Tensor, output_ZB: Tensor, step: Tensor
+) -> None:
     """See decode_step.end_decode. One launch, no synchronisation."""
-    rows = len(tokens_B)
-    assert tokens_B.is_contiguous() and output_ZB.is_contiguous() and table_RL.stride(1) == 1
+    are_keys = isinstance(tokens_B, Chosen)
+    found_B = tokens_B.keys_T if isinstance(tokens_B, Chosen) else tokens_B
+    rows = len(found_B)
+    assert found_B.is_contiguous() and output_ZB.is_contiguous() and table_RL.stride(1) == 1
     block = min(MAX_BLOCK, max(32, next_power_of_two(rows)))
     _end[(1,)](
-        tokens_B,
+        found_B,
         rows_B,
         columns_B,
         table_RL,
@@ -59,6 +64,7 @@ def end_decode(tokens_B: Tensor, rows_B: Tensor, columns_B: Tensor, table_RL: Te
         len(output_ZB),
         output_ZB.shape[1],
         table_RL.stride(0),
+        KEYS=are_keys,
         BLOCK=block,
         num_warps=max(1, block // 256),
         **dependent_launch(table_RL),
@@ -150,6 +156,7 @@ def _end(
     slots,
     most_rows,
     table_stride,
+    KEYS: tl.constexpr,
     BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -160,7 +167,11 @@ def _end(
     for first in range(0, rows, BLOCK):
         b = first + tl.arange(0, BLOCK)
         inside = b < rows
-        token_B = tl.load(tokens_B + b, mask=inside, other=0).to(tl.int32)
+        found_B = tl.load(tokens_B + b, mask=inside, other=0)
+        if KEYS:  # see skinny.Chosen
+            tl.store(tokens_B + b, tl.zeros_like(found_B), mask=inside)
+            found_B = tl.where(found_B == 0, 0, 0xFFFFFFFF - (found_B & 0xFFFFFFFF))
+        token_B = found_B.to(tl.int32)
         row_B = tl.load(rows_B + b, mask=inside, other=0)
         column_B = tl.load(columns_B + b, mask=inside, other=0)
         tl.store(output_B + b, token_B, mask=inside)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from redline.kernels.op import ceil_div, dependent_launch, next_power_of_two
+from redline.kernels.op import ceil_div, next_power_of_two
 
 ELEMENTS_PER_PROGRAM = 4096
 ELEMENTS_PER_WARP = 1024
@@ -36,7 +36,6 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype | No
         BLOCK_ROWS=block_rows,
         PADDED=padded,
         num_warps=_warps(block_rows * padded),
-        **dependent_launch(x_TD),
     )
     return output_TD
 
@@ -60,7 +59,6 @@ def add_rms_norm(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float
         SIZE=size,
         PADDED=padded,
         num_warps=_warps(padded),
-        **dependent_launch(x_TD),
     )
     return output_TD, total_TD
 
@@ -81,18 +79,14 @@ def _rms_norm(
     SIZE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     PADDED: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     row_R = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     d = tl.arange(0, PADDED)
     mask_RD = (row_R < rows)[:, None] & (d < SIZE)[None, :]
     offset_R = row_R // HEADS * stride + row_R % HEADS * SIZE
-    if DEPENDENT:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    scale_D = tl.load(weight_D + d, mask=d < SIZE, other=0.0)
     x_RD = tl.load(x_TND + offset_R[:, None] + d[None, :], mask=mask_RD, other=0.0).to(tl.float32)
     inverse_R = 1.0 / tl.sqrt(tl.sum(x_RD * x_RD, 1) / SIZE + eps)
+    scale_D = tl.load(weight_D + d, mask=d < SIZE, other=0.0)
     y_RD = x_RD * inverse_R[:, None] * scale_D[None, :]
     tl.store(output_TND + row_R[:, None] * SIZE + d[None, :], y_RD.to(output_TND.dtype.element_ty), mask=mask_RD)
 
@@ -109,20 +103,16 @@ def _add_rms_norm(
     eps,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, PADDED)
     mask_D = d < SIZE
-    if DEPENDENT:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    scale_D = tl.load(weight_D + d, mask=mask_D, other=0.0)
     x_D = tl.load(x_TD + row * x_stride + d, mask=mask_D, other=0.0).to(tl.float32)
     residual_D = tl.load(residual_TD + row * residual_stride + d, mask=mask_D, other=0.0).to(tl.float32)
     total_D = (x_D + residual_D).to(total_TD.dtype.element_ty)
     tl.store(total_TD + row * SIZE + d, total_D, mask=mask_D)
     total_D = total_D.to(tl.float32)
     inverse = 1.0 / tl.sqrt(tl.sum(total_D * total_D, 0) / SIZE + eps)
+    scale_D = tl.load(weight_D + d, mask=mask_D, other=0.0)
     y_D = total_D * inverse * scale_D
     tl.store(output_TD + row * SIZE + d, y_D.to(output_TD.dtype.element_ty), mask=mask_D)

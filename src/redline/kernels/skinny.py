@@ -7,6 +7,7 @@ reads these multiplies its finished sums by the root that is still missing:
     linear(g, W)    y = root * (g W^T) + b                                     in the type of g
     gated(g, W)     y = act(a) * u              a | u = root * (g W^T)         in the type of g
     project(g, W)   y = root * (g W^T)                                         float32
+    choose(g, W)    argmax of project(g, W), as a key                      int64
     add(x, W, s)    s = s + x W^T + b           in place; gives s * gain and the squares of s
 
 So no kernel waits for a norm and none takes it twice. On a Hopper card in bf16 cuda/one_row.cu runs one row and cuda/skinny.cu
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from redline.kernels.activation import reference_gelu_tanh_mul, reference_silu_mul
 from redline.kernels.op import Inputs, OpSpec, device_of, random_tensor
+from redline.kernels.sample import finite_or_minus_inf
 from redline.ops import OPS
 
 HOPPER = 90
@@ -44,6 +46,29 @@ class Gained:
     @property
     def root_T1(self) -> Tensor:
         return torch.rsqrt(self.squares_ZT.sum(0) / self.gained_TK.shape[1] + self.eps)[:, None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The place of the largest product of each row, in keys [T] (int64) of which `keys_of` says the formula; 0 where all are minus infinity.
+
+    They lie in memory that is used again: whoever reads them sets them to zero.
+    """
+
+    keys_T: Tensor
+
+    def take(self) -> Tensor:
+        """The places, int64 [T]."""
+        places_T = torch.where(self.keys_T == 0, 0, 0xFFFFFFFF - (self.keys_T & 0xFFFFFFFF))
+        self.keys_T.zero_()
+        return places_T
+
+
+def keys_of(values_T: Tensor, places_T: Tensor) -> Tensor:
+    """float32 values in the order of unsigned integers, above the complement of their places: the largest key is the first of the largest."""
+    bits_T = values_T.view(torch.int32).long() & 0xFFFFFFFF
+    ordered_T = torch.where(bits_T >> 31 == 1, 0xFFFFFFFF - bits_T, bits_T | 0x80000000)
+    return (ordered_T << 32) | (0xFFFFFFFF - places_T)
 
 
 def on_hopper(x_TK: Tensor, weight_NK: Tensor) -> bool:
@@ -86,6 +111,16 @@ def project(gained: Gained, weight_NK: Tensor) -> Tensor:
     return _product(gained.gained_TK, weight_NK) * gained.root_T1
 
 
+def choose(gained: Gained, weight_NK: Tensor) -> Chosen:
+    """The largest result of each row of the head, the first of several: greedy tokens without logits in memory."""
+    if on_hopper(gained.gained_TK, weight_NK):
+        from redline.kernels import skinny_cuda
+
+        return skinny_cuda.choose(gained, weight_NK)
+    best_T, places_T = finite_or_minus_inf(project(gained, weight_NK)).max(-1)
+    return Chosen(keys_of(best_T + 0.0, places_T))
+
+
 def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps: float, bias_N: Tensor | None = None) -> Gained:
     """Add the projection of `x` to the stream, in place; the stream with the gain (float32) of the norm that follows."""
     if on_hopper(x_TK, weight_NK):
@@ -115,6 +150,10 @@ def _reference(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None) 
 
 def reference_linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None) -> tuple[Tensor]:
     return (_reference(gained, weight_NK, bias_N),)
+
+
+def reference_choose(gained: Gained, weight_NK: Tensor) -> tuple[Tensor]:
+    return (finite_or_minus_inf(_reference(gained, weight_NK)).argmax(-1),)
 
 
 def reference_gated(gained: Gained, weight_2FK: Tensor, gelu: bool = False) -> tuple[Tensor]:
@@ -178,6 +217,10 @@ def _add_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.devic
     }
 
 
+def _run_choose(gained: Gained, weight_NK: Tensor) -> Tensor:
+    return choose(gained, weight_NK).take()
+
+
 def _run_add(**inputs: Tensor) -> tuple[Tensor, Tensor]:
     gained = add(**inputs)  # type: ignore[arg-type]
     return gained.gained_TK, gained.squares_ZT.sum(0)
@@ -220,6 +263,15 @@ PROJECT = OpSpec(
     make_inputs=_project_inputs,
     cases=_SIZES,
     tolerance="product",
+)
+
+CHOOSE = OpSpec(
+    op=OPS["gained_choose"],
+    reference=reference_choose,
+    run=_run_choose,
+    make_inputs=_project_inputs,
+    cases=_SIZES,
+    tolerance="exact",
 )
 
 ADD = OpSpec(

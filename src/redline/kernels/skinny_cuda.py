@@ -17,9 +17,9 @@ from redline.kernels import one_row_cuda
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Argument, Kernel, gated_map, tensor_map
 from redline.kernels.op import ceil_div, device_of
-from redline.kernels.skinny import Gained
+from redline.kernels.skinny import Chosen, Gained
 
-STORE, GATED, ADD, STORE_FLOAT = range(4)
+STORE, GATED, ADD, STORE_FLOAT, CHOOSE = range(5)
 PADDED_ROWS = (8, 16, 32, 64, 96, 128, 256)
 SHARED_BYTES = 216 * 1024  # of a block's stages
 
@@ -66,7 +66,7 @@ class Form:
 def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -> Form:
     """As measured on an H200 inside chains of layers (docs/log.md): deep tiles, as many on their way as fit."""
     padded = next(size for size in PADDED_ROWS if size >= rows)
-    if kind == STORE_FLOAT:
+    if kind in (STORE_FLOAT, CHOOSE):
         blocks, cluster = 2 if padded >= 128 else 1, 1
     else:
         blocks, cluster = _cut(kind, outputs, inputs, padded, processors)
@@ -162,9 +162,9 @@ def _weight_map(weight_NK: Tensor, gated: bool) -> Argument:
 
 @dataclass(frozen=True)
 class _Results:
-    """Where the results go. Its columns are the kernel's outputs; the rest belongs to ADD."""
+    """Where the results go: a row each, or a key each to CHOOSE. The rest belongs to ADD."""
 
-    output_TN: Tensor
+    output_T: Tensor
     stream_TN: Tensor | None = None
     gain_N: Tensor | None = None
     squares_ZT: Tensor | None = None
@@ -191,13 +191,13 @@ def _launch(
     late: bool = False,
 ) -> None:
     """Queue one kernel; `gained` where its root is to be applied."""
-    (rows, inputs), outputs = x_TK.shape, results.output_TN.shape[1]
+    (rows, inputs), outputs = x_TK.shape, len(weight_NK) // (2 if kind == GATED else 1)
     device, processors = x_TK.device, device_of(x_TK.device).processors
     scaled, biased = gained is not None, bias_N is not None
     told: dict[str, Any] = {
         "squares": None if gained is None else _pointer(gained.squares_ZT),
         "bias": _pointer(bias_N),
-        "output": _pointer(results.output_TN),
+        "output": _pointer(results.output_T),
         "stream": _pointer(results.stream_TN),
         "gain": _pointer(results.gain_N),
         "squares_out": _pointer(results.squares_ZT),
@@ -239,6 +239,20 @@ def project(gained: Gained, weight_NK: Tensor) -> Tensor:
     output_TN = _empty(gained.gained_TK, len(weight_NK), torch.float32)
     _launch(STORE_FLOAT, gained.gained_TK, weight_NK, _Results(output_TN), gained=gained)
     return output_TN
+
+
+@functools.cache
+def _keys(device: torch.device) -> Tensor:
+    """int64 [MOST_ROWS], all zero between a step's end and the next one's head. Made like `arrivals`."""
+    with torch.inference_mode(False):  # whoever reads them may be outside
+        return torch.zeros(PADDED_ROWS[-1], dtype=torch.int64, device=device)
+
+
+def choose(gained: Gained, weight_NK: Tensor) -> Chosen:
+    """See skinny.choose."""
+    chosen = Chosen(_keys(weight_NK.device)[: len(gained.gained_TK)])
+    _launch(CHOOSE, gained.gained_TK, weight_NK, _Results(chosen.keys_T), gained=gained)
+    return chosen
 
 
 def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps: float, bias_N: Tensor | None = None) -> Gained:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from redline.kernels.skinny import Chosen
 from redline.layers.attention import Attention
 from redline.layers.batch import Batch, KVCache
 from redline.layers.embed import Embedding, Head
@@ -204,6 +205,13 @@ class Decoder:
         if (few := self._few_rows) is not None and few.takes(batch, cache.page_size):
             return few.logits(batch, cache)
         return self.logits(self.forward(batch, cache))
+
+    def next_chosen(self, batch: Batch, cache: KVCache) -> Chosen | None:
+        """The most likely tokens where the head itself can choose them, of such a batch; None: they are to be chosen from
+        `next_logits`."""
+        if (few := self._few_rows) is not None and few.takes(batch, cache.page_size):
+            return few.chosen(batch, cache)
+        return None
 
     def prepare_prompts(self, rows: int) -> None:
         """Do ahead, in this thread, what a whole prompt padded to `rows` would wait for (kernels/attention_plan.py)."""

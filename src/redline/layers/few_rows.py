@@ -37,10 +37,13 @@ MOST_ROWS = 128
 """With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
 
 MOST_TOKENS = 128
-"""Of any sequences, for `hidden`: of 30 tokens alone the 8B's first token comes after 4.46 ms and not after 5.17, of 96 as late."""
+"""Of any sequences, for `hidden`: 30 tokens take an 8B 4.46 ms and not 5.17, 128 tokens 5.00 and not 5.13 (a 1B 1.16 and not 1.29)."""
 
-LEAST_DEALT = 48
-"""From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors."""
+LEAST_DEALT, LEAST_LONG_DEALT = 40, 8
+"""From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors; the second where contexts may
+have more than LONG tokens."""
+
+LONG = 1024
 
 MOST_GROUP = 16
 """Query heads of a key-value head: the rows of one matrix instruction."""
@@ -79,12 +82,12 @@ def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: to
 def trusted(device: torch.device) -> str | None:
     """None if the kernels' results are right on this device, tried once on small inputs; otherwise what is wrong."""
     try:
-        for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.ADD):
+        for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD):
             inputs = spec.make_inputs(spec.cases[2], torch.bfloat16, device, 1)
             expected = spec.reference(**inputs)
             for want, got in zip(expected, spec.results(spec.run, inputs), strict=True):
-                error = (got.float() - want).norm() / want.norm()
-                if not error < 0.02:  # a NaN is not
+                error = (got.float() - want).norm() / want.float().norm()
+                if not (torch.equal(got, want) if spec.tolerance == "exact" else error < 0.02):  # a NaN is not
                     return f"the kernel of {spec.name} gives wrong results on this card: portable kernels decode"
     except (RedlineError, ImportError) as error:
         return f"the fast kernels cannot be used ({error}): portable kernels decode"
@@ -92,7 +95,7 @@ def trusted(device: torch.device) -> str | None:
 
 
 class FewRows:
-    """`logits` of a decode step, with the weights of a decoder's layers."""
+    """`logits` of a decode step, or its greedy tokens, with the weights of a decoder's layers."""
 
     def __init__(self, decoder: Decoder, blocks: Sequence[PreNormBlock]) -> None:
         self._decoder, self._blocks = decoder, blocks
@@ -101,10 +104,13 @@ class FewRows:
     def takes(self, batch: Batch, page_size: int) -> bool:
         """Whether the step is one of these: one new token a sequence, and either few of them or heads whose keys can be dealt."""
         rows = len(batch.tokens_T)
-        return rows == len(batch.ragged.context_B) and page_size % 16 == 0 and (rows <= MOST_ROWS or self._deals(rows, page_size))
+        return (
+            rows == len(batch.ragged.context_B) and page_size % 16 == 0 and (rows <= MOST_ROWS or self._deals(batch, page_size))
+        )
 
-    def _deals(self, rows: int, page_size: int) -> bool:
-        if rows < LEAST_DEALT:
+    def _deals(self, batch: Batch, page_size: int) -> bool:
+        rows = len(batch.tokens_T)
+        if rows < (LEAST_DEALT if batch.ragged.max_context <= LONG else LEAST_LONG_DEALT):
             return False
         from redline.kernels import batch_attention_cuda
 
@@ -134,25 +140,38 @@ class FewRows:
 
     def logits(self, batch: Batch, cache: KVCache) -> Tensor:
         """float32 [B, V]; writes the new tokens' keys and values into the cache."""
-        from redline.kernels import batch_attention_cuda, skinny_cuda
+        batch = self._dealt(batch, cache.page_size)
+        if len(batch.tokens_T) > MOST_ROWS:
+            return self._decoder.logits(self._decoder.forward(batch, cache))
+        return skinny.project(self._last(batch, cache), self._decoder.head.weight_VD)
 
-        decoder, norm, rows = self._decoder, self._norms[0], len(batch.tokens_T)
-        embed, shape = decoder.embed, decoder.shape
-        if self._deals(rows, cache.page_size):
-            dealt = batch_attention_cuda.deal(batch.ragged.context_B, shape.num_kv_heads)
-            batch = dataclasses.replace(batch, deal=dealt)
-        if rows > MOST_ROWS:
-            return decoder.logits(decoder.forward(batch, cache))
-        begun = skinny_cuda.Begun.empty(rows, shape.hidden_size, norm.eps, batch.tokens_T.device)
-        order = None
+    def chosen(self, batch: Batch, cache: KVCache) -> skinny.Chosen | None:
+        """The most likely tokens [B], chosen by the head; None where that is not faster than `logits`."""
+        if len(batch.tokens_T) > MOST_ROWS:
+            return None
+        return skinny.choose(self._last(self._dealt(batch, cache.page_size), cache), self._decoder.head.weight_VD)
+
+    def _dealt(self, batch: Batch, page_size: int) -> Batch:
+        """With the keys dealt to the processors, where attention takes them so."""
+        from redline.kernels import batch_attention_cuda
+
+        if not self._deals(batch, page_size):
+            return batch
+        deal = batch_attention_cuda.deal(batch.ragged.context_B, self._decoder.shape.num_kv_heads)
+        return dataclasses.replace(batch, deal=deal)
+
+    def _last(self, batch: Batch, cache: KVCache) -> skinny.Gained:
+        """What the head reads."""
+        from redline.kernels import skinny_cuda
+
+        norm, embed, tokens_T, order = self._norms[0], self._decoder.embed, batch.tokens_T, None
+        begun = skinny_cuda.Begun.empty(len(tokens_T), self._decoder.shape.hidden_size, norm.eps, tokens_T.device)
+        embedding = (tokens_T, embed.weight_VD, embed.scale, norm.weight_D)
         if batch.deal is not None:
-            skinny_cuda.embed(batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, begun)
+            skinny_cuda.embed(*embedding, begun)
         else:
-            order = skinny_cuda.begin(
-                batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, batch.ragged.context_B, shape.num_kv_heads, begun
-            )
-        gained = self._layers(begun.stream_TD, begun.gained, _Attend(batch, cache, order))
-        return skinny.project(gained, decoder.head.weight_VD)
+            order = skinny_cuda.begin(*embedding, batch.ragged.context_B, self._decoder.shape.num_kv_heads, begun)
+        return self._layers(begun.stream_TD, begun.gained, _Attend(batch, cache, order))
 
     def _layers(
         self, stream_TD: Tensor, gained: skinny.Gained, attend: Callable[[Attention, int, Tensor], Tensor]

@@ -20,6 +20,7 @@ from redline.engine.grammar import of_regex
 from redline.engine.graphs import PROMPTS, Size, StepGraphs, common_sizes, context_buckets, prompt_buckets, row_buckets
 from redline.engine.request import Sequence
 from redline.kernels import decode_step, prompt_step
+from redline.kernels.skinny import Chosen, keys_of
 from redline.layers.batch import Batch, KVCache
 from redline.log import FALLBACKS
 from redline.types import Request
@@ -222,6 +223,15 @@ class Constant:
         vocab_size = 12
 
     batch: Batch
+    chooses = False  # whether the head chooses the tokens
+    chosen: Chosen
+
+    def next_chosen(self, batch: Batch, cache: KVCache) -> Chosen | None:
+        if not self.chooses:
+            return None
+        logits_BV = self.next_logits(batch, cache)
+        self.chosen = Chosen(keys_of(logits_BV.amax(-1), logits_BV.argmax(-1)))
+        return self.chosen
 
     def next_logits(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         return self.logits(self.forward(batch, cache))
@@ -249,9 +259,10 @@ class Step:
     filler: BatchFiller
 
 
-@pytest.fixture
-def step() -> Step:
+@pytest.fixture(params=[False, True], ids=["from logits", "by the head"])
+def step(request: pytest.FixtureRequest) -> Step:
     cpu, model = torch.device("cpu"), Constant()
+    model.chooses = request.param
     cache = KVCache.allocate(
         num_layers=1, num_pages=9, page_size=PAGE, num_kv_heads=1, head_size=1, dtype=torch.float32, device=cpu
     )
@@ -292,6 +303,7 @@ def test_padding_touches_nobody_and_patches_arrive(step: Step) -> None:
     replay.run()
     batch = step.model.batch
     assert replay.tokens_R is not None and replay.tokens_R.tolist() == [7, 7, 7]
+    assert not step.model.chooses or not step.model.chosen.keys_T.any(), "keys that were read are zero again"
     assert batch.tokens_T.tolist()[:3] == [4, 0, 2] and batch.positions_T.tolist() == [5, 2, 11, 0]
     assert batch.slots_T.tolist() == [3 * PAGE + 1, 5 * PAGE + 2, 7 * PAGE + 3, -1]
     assert batch.ragged.context_B.tolist() == [6, 3, 12, 0]

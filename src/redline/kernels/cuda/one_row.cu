@@ -21,7 +21,7 @@ struct Arguments {
     const u16* x;          // [rows, inputs]
     const float* squares;  // as in skinny.cu
     const u16* bias;
-    void* output;
+    void* output;          // as in skinny.cu
     float* stream;
     const float* gain;
     float* squares_out;    // [blocks, rows] (KIND 2)
@@ -236,6 +236,7 @@ extern "C" __global__ void BOUNDS one_row(const __grid_constant__ Arguments a) {
     __syncthreads();
     if (thread >= 32) return;  // RESULTS of all rows are 32 at the most
     float value = 0.f, other = 0.f, square = 0.f;
+    u64 key = 0;
     if (is_finisher) {
         const int i = row * OUTPUTS + thread % RESULTS;
 #pragma unroll
@@ -245,7 +246,13 @@ extern "C" __global__ void BOUNDS one_row(const __grid_constant__ Arguments a) {
             if (SCALED) square += s.squares[w][row];
         }
         const float root = SCALED ? rsqrtf(square * a.inverse_size + a.eps) : 1.f;
+        if (KIND == 4) key = choice_key(value * root, result);
         finish(a, value, other, root, row, result, stream);
+    }
+    if (KIND == 4) {
+#pragma unroll
+        for (int offset = RESULTS / 2; offset; offset >>= 1) key = max(key, __shfl_xor_sync(0xffffffff, key, offset));
+        if (is_finisher && thread % RESULTS == 0) atomicMax((u64*)a.output + row, key);
     }
     if (KIND == 2) {
 #pragma unroll

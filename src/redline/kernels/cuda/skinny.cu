@@ -9,7 +9,7 @@
 // A gated layer's tile has eight gate rows, their eight value rows, the next eight gate rows ..., so that a thread's sums hold both.
 //
 // Set by the compiler's command line: ROWS (8, 16, 32, 64, 96, 128 or 256), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
-// of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32), SCALED, BIASED, GELU.
+// of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32, 4 choose the largest), SCALED, BIASED, GELU.
 
 #define GROUPS (ROWS > 64 ? (BLOCKS > 1 ? BLOCKS : 2) : 1)  // warpgroups: each has a block of a tile's outputs, or half of the rows of the only one
 #define OWN_BLOCKS (GROUPS > 1 ? 1 : BLOCKS)
@@ -24,11 +24,12 @@
 #define TILE_OUTPUTS ((KIND == 1 ? 32 : 64) * BLOCKS)
 #define SQUARING_WARPS (OWN_ROWS < ROWS ? 4 : CONSUMERS / 32)
 #define EARLY (SUMS <= 32)                // the stream is read before the sums are there
+#define CHOICES (KIND == 4 ? OWN_ROWS / 4 : 1)  // rows of a thread whose largest result is kept
 
 struct Arguments {
     const float* squares;  // [parts, rows]: sums of squares of the rows of X before their gain (SCALED)
     const u16* bias;       // [outputs] (BIASED)
-    void* output;          // [rows, outputs]: bf16 or float32; for KIND 2 the gained stream, bf16
+    void* output;          // [rows, outputs]: bf16 or float32; for KIND 2 the gained stream, bf16; for KIND 4 keys [rows], zero before (hopper.cuh, choice_key)
     float* stream;         // [rows, outputs] (KIND 2), in place
     const float* gain;     // [outputs] (KIND 2)
     float* squares_out;    // [tiles, rows] (KIND 2)
@@ -221,8 +222,29 @@ __device__ __forceinline__ void store_pair(const Arguments& a, int row, int outp
     }
 }
 
+// The largest of a thread's results so far, for each of its rows.
+struct Best {
+    u64 keys[CHOICES];
+};
+
+// A block's largest result of each row to those of the others. `chosen` [ROWS] was zero when the block began.
+__device__ __forceinline__ void tell_best(const Arguments& a, Best& best, u64* chosen) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < CHOICES; ++i) {
+        const int row = first_row() + 8 * (i / 2) + 2 * (lane % 4) + i % 2;
+        u64 key = best.keys[i];
+#pragma unroll
+        for (int offset = 4; offset < 32; offset *= 2) key = max(key, __shfl_xor_sync(0xffffffff, key, offset));
+        if (lane < 4 && row < a.rows) atomicMax(chosen + row, key);
+    }
+    sync_threads(1, CONSUMERS);
+    for (int row = threadIdx.x; row < a.rows; row += CONSUMERS)
+        if (chosen[row]) atomicMax((u64*)a.output + row, chosen[row]);
+}
+
 // What becomes of the sums of a tile, for the groups of rows that are this block's.
-__device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], const float (&stream)[SUMS], const float* roots, float* squares, u32 rank) {
+__device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], const float (&stream)[SUMS], const float* roots, float* squares, Best& best, u32 rank) {
     const int lane = threadIdx.x % 32, warp = OWN_ROWS < ROWS ? threadIdx.x / 32 % 4 : threadIdx.x / 32;
 #pragma unroll
     for (int j = 0; j < OWN_ROWS / 8; ++j) {
@@ -241,6 +263,7 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
                 if (BIASED && place.live) value += from_bf16(a.bias[place.output]);
                 if (KIND == 1) value = activate(value) * sums[(i + 2) % SUMS] * root;
                 if (KIND == 3 && place.live) ((float*)a.output)[at] = value;
+                if (KIND == 4 && place.live) best.keys[2 * j + e % 2] = max(best.keys[2 * j + e % 2], choice_key(value, place.output));
                 if (KIND == 2 && place.live) {
                     value += stream[i];
                     a.stream[at] = value;
@@ -249,7 +272,7 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
                 }
                 results[e] = value;
             }
-            if (KIND == 3) continue;
+            if (KIND >= 3) continue;
             const int row = first_row() + 8 * j + lane / 4;
             const int output = place_of(a, tile, b, j, 0).output - lane / 4 + 2 * (lane % 4);
 #pragma unroll
@@ -281,10 +304,11 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
     }
 }
 
-__device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* squares) {
+__device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* squares, u64* chosen) {
     const int thread = threadIdx.x;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
     float sums[SUMS], stream[SUMS];
+    Best best = {};
     u32 turn = 0;
     for (u32 done = 0; done < share.tiles; ++done) {
         const u32 tile = share.first_tile + done * share.stride;
@@ -313,8 +337,9 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
         if (CLUSTER > 1) join(sums, exchange, given, rank);
         if (KIND == 2 && !EARLY) load_stream(a, tile, stream);
         if (SCALED && done == 0) barrier_wait(ready, 0);
-        finish(a, tile, sums, stream, roots, squares, rank);
+        finish(a, tile, sums, stream, roots, squares, best, rank);
     }
+    if (KIND == 4) tell_best(a, best, chosen);
 }
 
 extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
@@ -323,9 +348,11 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     __shared__ float roots[ROWS], squares[SQUARING_WARPS * ROWS];
     __shared__ u64 barriers[2 * STAGES + 2];
     __shared__ float4 exchange[EXCHANGED];
+    __shared__ u64 chosen[KIND == 4 ? ROWS : 1];
     u8* memory = shared + (1024 - shared_address(shared) % 1024) % 1024;
     const u32 full = shared_address(barriers), empty = full + 8 * STAGES, ready = empty + 8 * STAGES, given = ready + 8;
     if (!a.late) let_next_kernel_start();
+    if (KIND == 4 && threadIdx.x < ROWS) chosen[threadIdx.x] = 0;
     if (threadIdx.x == CONSUMERS) {
         prefetch_map(weight);
         prefetch_map(input);
@@ -354,5 +381,5 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     }
     wait_for_kernel_before();
     if (a.late) let_next_kernel_start();
-    consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, squares);
+    consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, squares, chosen);
 }
