@@ -11,6 +11,7 @@ is not streamed is the collected stream. Imports no web library. Open `LLM` firs
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 from collections import deque
@@ -117,6 +118,9 @@ class LLM:
         self._ids = itertools.count()
         self._model = config.model
         self._most_waiting = config.scheduler.max_queued_requests
+        # While something is answered the collector need not walk through torch and the model, which takes a tenth of a second in which the
+        # device waits. Whoever has frozen what there is wants it to stay so.
+        self._freezes = gc.get_freeze_count() == 0
 
     @property
     def info(self) -> EngineInfo:
@@ -306,6 +310,8 @@ class LLM:
         answers: dict[tuple[str, int], Answer] = {}  # of choices that are submitted and have not ended
         unread: deque[Chunk] = deque()
         coming, more = enumerate(requests), True
+        if self._freezes:
+            gc.freeze()
         try:
             while True:
                 while more and len(answers) < most:
@@ -337,6 +343,8 @@ class LLM:
                         raise error_of(delta.failure)
                     yield place[chunk.id], delta
         finally:
+            if self._freezes:
+                gc.unfreeze()
             for id, index in answers:
                 loop.cancel(id, index)
             if not loop.has_work:

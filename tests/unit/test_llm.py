@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Iterator
 
 import msgspec
@@ -101,6 +102,20 @@ def test_answers_are_whole_where_the_device_is_always_done_before_they_are_read(
         (each.text, each.tokens, each.choices[0].finish) for each in stopped
     ]
     assert late[5].choices[0].finish == "stop"
+
+
+@pytest.mark.parametrize("freezes", [True, False])
+def test_the_collector_rests_while_something_is_answered(llm: LLM, freezes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk through everything that torch has made takes longer than many steps; what a user has frozen stays so."""
+    monkeypatch.setattr(llm, "_freezes", freezes)
+    if not freezes:
+        gc.freeze()
+    stream = llm.stream([1, 2, 3], SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True))
+    next(stream)
+    assert gc.get_freeze_count() > 0
+    stream.close()
+    assert (gc.get_freeze_count() == 0) == freezes
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize(("prompt", "named"), [([3, -1, 2], "-1"), ([3, 100_000], "100000"), ([100_000, -2], "-2")])

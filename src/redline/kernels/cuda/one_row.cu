@@ -4,8 +4,8 @@
 // a thread's weights are requested at once, before the kernel before has ended, and wait in registers. Blocks are small and many:
 // as those of the kernel before end one by one, those of this one take their places, so memory is seldom idle between kernels.
 // Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
-// Additions to the stream (KIND 2) multiply by tensor cores: the one behind attention is waited for, and they are done sooner. For the others
-// plain multiplication is as fast or faster (docs/log.md).
+// All but the first product of a layer (KIND 0) multiply by tensor cores: additions to the stream are done sooner, of which the one behind
+// attention is waited for, and a step takes less power, by which it is bounded where it lasts (docs/log.md).
 //
 // Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, a power of two), CHUNKS, THREADS, TURNS (1, or 2 for any
 // number), KIND (as in skinny.cu), SCALED, BIASED, GELU.
@@ -13,7 +13,7 @@
 #define WARPS (THREADS / 32)
 #define RESULTS (KIND == 1 ? OUTPUTS / 2 : OUTPUTS)  // of a block, for each row
 #define TURN (THREADS * CHUNKS * 8)                  // columns of a turn
-#define BY_TENSOR_CORES (KIND == 2)
+#define BY_TENSOR_CORES (KIND != 0)
 #define SUMS (BY_TENSOR_CORES ? 2 * OUTPUTS : OUTPUTS)  // of a thread, for each row
 
 struct Arguments {
@@ -199,7 +199,7 @@ __device__ __forceinline__ void finish(const Arguments& a, float value, float ot
     }
 }
 
-#if BY_TENSOR_CORES
+#if KIND == 2
 #define BOUNDS __launch_bounds__(THREADS, 1)  // more registers: the fewer blocks wait beside attention, the sooner it has what it reads
 #else
 #define BOUNDS __launch_bounds__(THREADS)
