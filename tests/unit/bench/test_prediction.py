@@ -28,7 +28,7 @@ def bench() -> Iterator[ModuleType]:
 
 @pytest.mark.parametrize(
     ("name", "least", "median"),
-    [("2026-11-21.jsonl", 15, 0.08), ("2026-11-22.jsonl", 22, 0.08), ("2026-11-21-prediction.jsonl", 20, 0.20)],
+    [("2026-11-22.jsonl", 22, 0.08), ("2026-11-22-h200-points.jsonl", 45, 0.08), ("2026-11-21-prediction.jsonl", 20, 0.20)],
 )
 def test_forecasts_still_agree_with_the_steps_their_curves_came_from(
     bench: ModuleType, name: str, least: int, median: float, capsys

@@ -381,8 +381,8 @@ __device__ __forceinline__ int counted_parts(const int* counter) {
     return count;
 }
 
-// What a warp has of a sequence becomes its output, or a part of it. All blocks run at once, and a part is the first thing that its
-// block does, so whoever waits for parts does not wait for ever.
+// What a warp has of a sequence becomes its output, or a part of it. Whoever waits for parts waits for blocks behind its own, and a part
+// is the first thing that a block does: nobody waits for ever.
 __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
