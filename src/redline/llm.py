@@ -172,7 +172,7 @@ class LLM:
 
         parts: dict[int, list[Delta]] = {}
         ahead = AHEAD * self.info.max_num_seqs
-        for place, delta in self._run(requests(), continues=True, ahead=ahead):
+        for place, delta in self._run(requests(), continues=True, gathered=True, ahead=ahead):
             parts.setdefault(place, []).append(delta)
             ended = sum(each.finish is not None for each in parts[place]) if delta.finish is not None else 0
             if ended == taken[place].sampling.n:
@@ -298,11 +298,13 @@ class LLM:
         *,
         continues: bool,
         shown: frozenset[int] = frozenset(),
+        gathered: bool = False,
         ahead: int | None = None,
     ) -> Iterator[tuple[int, Delta]]:
         """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open.
 
-        Requests are taken while fewer than `ahead` choices are open; without it, while as many may wait.
+        Requests are taken while fewer than `ahead` choices are open; without it, while as many may wait. `gathered`: nobody waits for
+        single tokens, so deltas may come a little later.
         """
         loop = self._engine.loop
         most = self._most_waiting if ahead is None else ahead
@@ -329,7 +331,7 @@ class LLM:
                 loop.step()
                 unread.extend(loop.take())
                 # Many long answers may end together: the device need not wait until all of them are read.
-                while unread and (len(unread) > len(answers) or not loop.device_waits):
+                while unread and not (gathered and len(unread) <= len(answers) and loop.device_waits):
                     chunk = unread.popleft()
                     answer = answers.get((chunk.id, chunk.index))
                     if answer is None:  # of a generator that was closed
@@ -359,7 +361,7 @@ class LLM:
         markers = parser().markers
         shown = self._dialect.shown(markers) if markers else frozenset()
         parts: list[list[Delta]] = [[] for _ in requests]
-        for place, delta in self._run(requests, continues=continues, shown=shown):
+        for place, delta in self._run(requests, continues=continues, shown=shown, gathered=True):
             parts[place].append(delta)
         return [_completion(request, deltas, parser) for request, deltas in zip(requests, parts, strict=True)]
 
