@@ -55,7 +55,10 @@ def test_attention(heads: int, kv_heads: int, size: int, contexts: list[int], ho
         check("cache", want.nan_to_num(), cache.float().nan_to_num(), decode_attention.SPEC.tolerance, "bf16")
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (4, 4, 64), (64, 4, 128), (40, 40, 128)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size"),
+    [(32, 8, 128), (32, 8, 64), (4, 4, 64), (64, 4, 128), (40, 40, 128), (64, 8, 128), (96, 8, 128)],
+)
 @pytest.mark.parametrize("contexts", CONTEXTS, ids=lambda contexts: f"{len(contexts)}x{contexts[0]}")
 def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[int], hopper: torch.device) -> None:
     """The same by the kernel that deals keys to processors, and twice, with the same bits."""
@@ -64,7 +67,7 @@ def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[in
     inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
     context_B = inputs["ragged"].context_B
     expected = decode_attention.reference(**inputs)
-    deal = batch_attention_cuda.deal(context_B, kv_heads)
+    deal = batch_attention_cuda.deal(context_B, heads, kv_heads, size)
     torch.cuda.synchronize()
     got, again = (batch_attention_cuda.batch_attention(**inputs, deal=deal) for _ in range(2))
     live = context_B > 0

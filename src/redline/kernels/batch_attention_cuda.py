@@ -22,6 +22,7 @@ from redline.kernels.skinny_cuda import ARRIVALS, arrivals
 
 TILE = 16
 DEALERS = 256
+PREPARED_BYTES = 47 * 1024  # of the 48 KiB that a block has without asking; barriers take some
 RING_BYTES = 96 * 1024
 """Of keys and values on their way to a block. With twice as much some processors get more of the memory's rate than others, which wait for
 them at the end: 128 sequences of a 1B take 4 % longer (H200)."""
@@ -61,14 +62,15 @@ def takes(rows: int, heads: int, kv_heads: int, size: int, page_size: int) -> bo
     return fits and size in (64, 128) and page_size % TILE == 0 and kv_heads % 4 == 0
 
 
-def heads_of_block(kv_heads: int) -> int:
-    """Key-value heads that one block reads together."""
-    return 8 if kv_heads % 8 == 0 else 4
+def heads_of_block(heads: int, kv_heads: int, size: int) -> int:
+    """Key-value heads that one block reads together: 8 if there are so many and what is prepared of each has room in a block's own memory."""
+    prepared = (2 * heads // kv_heads + 3) * size * 2 + size * 4  # `Heads` in cuda/batch_attention.cu
+    return 8 if kv_heads % 8 == 0 and 8 * prepared <= PREPARED_BYTES else 4
 
 
 def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool) -> dict[str, int]:
     """What cuda/batch_attention.cu is compiled with."""
-    own = heads_of_block(kv_heads)
+    own = heads_of_block(heads, kv_heads, size)
     cut = {"HEAD": size, "GROUP": heads // kv_heads, "PAGE": page_size, "NORMED": int(normed), "HEADS": own}
     return cut | {"UNITS": RING_BYTES // (own * size * 2 * TILE)}
 
@@ -100,10 +102,10 @@ def _cache_map(cache_PSKH: Tensor, own: int) -> Argument:
     return _maps[key]
 
 
-def deal(context_B: Tensor, kv_heads: int) -> Deal:
+def deal(context_B: Tensor, heads: int, kv_heads: int, size: int) -> Deal:
     """Deal the keys of sequences of these contexts (0: none), for kernels that start after this one has ended."""
     device = context_B.device
-    blocks = max(1, device_of(device).processors // (kv_heads // heads_of_block(kv_heads)))
+    blocks = max(1, device_of(device).processors // (kv_heads // heads_of_block(heads, kv_heads, size)))
     made = Deal(
         torch.empty(len(context_B) + 1, dtype=torch.int32, device=device),
         torch.empty((blocks, 4), dtype=torch.int32, device=device),
@@ -126,7 +128,7 @@ def batch_attention(
     A padding row's output is not written."""
     _, page_size, kv_heads, size = k_cache_PSKH.shape
     device, heads = qkv_BM.device, qkv_BM.shape[1] // size - 2 * kv_heads
-    own, group = heads_of_block(kv_heads), heads // kv_heads
+    own, group = heads_of_block(heads, kv_heads, size), heads // kv_heads
     groups = kv_heads // own
     output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
     sums = torch.empty(groups * deal.blocks * own * group * size, dtype=torch.float32, device=device)

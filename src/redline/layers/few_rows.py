@@ -157,7 +157,8 @@ class FewRows:
 
         if not self._deals(batch, page_size):
             return batch
-        deal = batch_attention_cuda.deal(batch.ragged.context_B, self._decoder.shape.num_kv_heads)
+        shape = self._decoder.shape
+        deal = batch_attention_cuda.deal(batch.ragged.context_B, shape.num_heads, shape.num_kv_heads, shape.head_size)
         return dataclasses.replace(batch, deal=deal)
 
     def _last(self, batch: Batch, cache: KVCache) -> skinny.Gained:

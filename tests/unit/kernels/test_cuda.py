@@ -16,11 +16,17 @@ pytest.importorskip("triton", reason="the launchers share constants with the Tri
 from redline.kernels.cuda import compiler
 
 
-def _usage(source: str, **definitions: int) -> tuple[int, int]:
-    """(registers of a thread, bytes spilled)."""
+def _log(source: str, **definitions: int) -> str:
+    """What the assembler says of each of the kernels."""
     text, options = compiler.prepared(source, definitions)
     code, log = compiler.compile_text(text, source, [*options, "--ptxas-options=-v"])
     assert code.startswith(b"\x7fELF")
+    return log
+
+
+def _usage(source: str, **definitions: int) -> tuple[int, int]:
+    """(registers of a thread, bytes spilled)."""
+    log = _log(source, **definitions)
     registers = re.search(r"Used (\d+) registers", log)
     spills = re.search(r"(\d+) bytes spill stores", log)
     assert registers and spills, log
@@ -38,7 +44,10 @@ def test_attention(head: int, group: int) -> None:
         assert _usage("attention.cu", **attention.definitions(head, group, 16, True, cluster))[1] == 0
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (64, 4, 128), (40, 40, 128)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size"),
+    [(32, 8, 128), (32, 8, 64), (64, 4, 128), (40, 40, 128), (64, 8, 128), (96, 8, 128), (128, 8, 128)],
+)
 def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
     attention = pytest.importorskip("redline.kernels.batch_attention_cuda")
     assert attention.takes(256, heads, kv_heads, size, 16)
@@ -48,6 +57,8 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
     definitions = attention.definitions(heads, kv_heads, size, 16, True)
     registers, spilled = _usage("batch_attention.cu", **definitions)
     assert spilled == 0
+    shared = re.findall(r"(\d+) bytes smem", _log("batch_attention.cu", **definitions))
+    assert shared and max(map(int, shared)) <= 48 * 1024, "more must be asked for at the launch"
     assert registers * (32 * definitions["HEADS"] + 32) <= 65536
     assert definitions["UNITS"] >= 2
 
