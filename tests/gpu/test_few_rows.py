@@ -14,6 +14,7 @@ from redline.kernels.op import Inputs, device_of
 from redline.kernels.ragged import Ragged
 from redline.kernels.skinny import HOPPER
 from redline.kernels.tolerance import check
+from redline.layers import few_rows
 from redline.layers.batch import Batch, KVCache
 from redline.layers.few_rows import MOST_ROWS, MOST_TOKENS, FewRows
 from redline.models.registry import Model, build
@@ -116,6 +117,7 @@ def test_short_prompts(name: str, lengths: list[int], hopper: torch.device, monk
     prompts = [torch.randint(0, shape.vocab_size, (length,)).tolist() for length in lengths]
     steps = whole(prompts) if sum(lengths) <= MOST_TOKENS else chunked(prompts, 50, 2)
     taken: list[int] = []
+    monkeypatch.setattr(few_rows, "MOST_LAUNCHED_TOKENS", MOST_TOKENS)  # as in a graph
     takes = FewRows.takes_tokens
     monkeypatch.setattr(FewRows, "takes_tokens", lambda few, batch: taken.append(len(batch.tokens_T)) or takes(few, batch))
     got = torch.cat(PagedSequences(model, prompts).run(steps))

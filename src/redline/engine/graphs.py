@@ -287,7 +287,7 @@ class StepGraphs:
         pages = -(-size.context // page_size)
         rows = begin_decode(self._records_ZBW, self._step, self._table, self._pages_RC, size.rows, pages, page_size)
         ragged = Ragged(self._starts[: size.rows + 1], rows.context_B, rows.page_table_BP, max_query=1, max_context=size.context)
-        batch = Batch(rows.tokens_B, rows.positions_B, rows.slots_B, ragged)
+        batch = Batch(rows.tokens_B, rows.positions_B, rows.slots_B, ragged, is_captured=True)
         chosen = self._model.next_chosen(batch, self._cache) if size.kind == "greedy" else None
         if chosen is not None:
             self._choosing.add(size)
@@ -312,7 +312,8 @@ class StepGraphs:
         page_size, columns = self._cache.page_size, self.num_columns
         new = begin_prompt(self._prompts_ZW, self._step, self._table, self._pages_RC, size.tokens, columns, page_size)
         ragged = Ragged(new.query_start_B1, new.context_B, new.page_table_BP, max_query=size.tokens, max_context=size.context)
-        hidden_BD = self._model.forward(Batch(new.tokens_T, new.positions_T, new.slots_T, ragged, new.last_B), self._cache)
+        batch = Batch(new.tokens_T, new.positions_T, new.slots_T, ragged, new.last_B, is_captured=True)
+        hidden_BD = self._model.forward(batch, self._cache)
         if size.kind == "none":
             self._step.add_(1)
         else:

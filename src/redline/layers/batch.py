@@ -32,6 +32,7 @@ class Batch:
     ragged: Ragged
     rows_R: torch.Tensor | None = None  # int64: the tokens, at least one, whose final states are wanted; None: all
     deal: Deal | None = None  # of a decode step's keys, where that kernel attends
+    is_captured: bool = False  # whether the step becomes a graph, so that the host does not launch its kernels one by one
 
 
 @dataclass(frozen=True, slots=True)

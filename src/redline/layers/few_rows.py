@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 128
 """With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
 
-MOST_TOKENS = 128
-"""Of any sequences, for `hidden`: 30 tokens take an 8B 4.46 ms and not 5.17, 128 tokens 5.00 and not 5.13 (a 1B 1.16 and not 1.29)."""
+MOST_TOKENS, MOST_LAUNCHED_TOKENS = 128, 64
+"""Of any sequences, for `hidden`: as a graph 30 tokens take an 8B 4.46 ms and not 5.17, 128 tokens 5.00 and not 5.13 (a 1B 1.16 and not
+1.29). The second where the host launches the kernels one by one, which is not measured beyond."""
 
 LEAST_DEALT, LEAST_LONG_DEALT = 40, 8
 """From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors; the second where contexts may
@@ -119,7 +120,8 @@ class FewRows:
 
     def takes_tokens(self, batch: Batch) -> bool:
         """Whether the step has few enough tokens for `hidden`."""
-        return batch.deal is None and len(batch.tokens_T) <= MOST_TOKENS
+        most = MOST_TOKENS if batch.is_captured else MOST_LAUNCHED_TOKENS
+        return batch.deal is None and len(batch.tokens_T) <= most
 
     def hidden(self, batch: Batch, cache: KVCache) -> Tensor:
         """`Decoder.forward` for few tokens."""
