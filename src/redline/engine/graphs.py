@@ -291,21 +291,18 @@ class StepGraphs:
         chosen = self._model.next_chosen(batch, self._cache) if size.kind == "greedy" else None
         if chosen is not None:
             self._choosing.add(size)
-            end_decode(chosen, rows.rows_B, rows.columns_B, self._table, self._output_ZB, self._step)
-        else:
-            self._end(self._model.next_logits(batch, self._cache), rows, size.kind)
+        self._end(self._model.next_logits(batch, self._cache) if chosen is None else chosen, rows, size.kind)
 
     def _end_of_nothing(self, size: Size) -> None:
         """What a step does beside its forward pass, for logits that nobody computed: to be timed."""
         page_size = self._cache.page_size
         pages = -(-size.context // page_size)
         rows = begin_decode(self._records_ZBW, self._step, self._table, self._pages_RC, size.rows, pages, page_size)
+        device, shape = self._table.device, (size.rows, self._model.shape.vocab_size)
         if size in self._choosing:
-            chosen = Chosen(torch.zeros(size.rows, dtype=torch.int64, device=self._table.device))
-            end_decode(chosen, rows.rows_B, rows.columns_B, self._table, self._output_ZB, self._step)
-            return
-        shape = (size.rows, self._model.shape.vocab_size)
-        self._end(torch.empty(shape, dtype=torch.float32, device=self._table.device), rows, size.kind)
+            self._end(Chosen(torch.zeros(size.rows, dtype=torch.int64, device=device)), rows, size.kind)
+        else:
+            self._end(torch.empty(shape, dtype=torch.float32, device=device), rows, size.kind)
 
     def _prefill(self, size: Size) -> None:
         """One step of several new tokens of one sequence, as it is captured: the last layer and the head for the last alone."""
@@ -319,14 +316,14 @@ class StepGraphs:
         else:
             self._end(self._model.logits(hidden_BD), new, size.kind)
 
-    def _end(self, logits_BV: torch.Tensor, rows: Rows | Prompt, kind: Kind) -> None:
-        """From logits to what the step leaves behind."""
-        if kind == "logits":
+    def _end(self, found: torch.Tensor | Chosen, rows: Rows | Prompt, kind: Kind) -> None:
+        """From logits [B, V], or the tokens that the head chose, to what the step leaves behind."""
+        if kind == "logits" and not isinstance(found, Chosen):
             assert self._logits_RV is not None
-            self._logits_RV[: len(logits_BV)].copy_(logits_BV)
+            self._logits_RV[: len(found)].copy_(found)
             self._step.add_(1)
             return
-        tokens_B = sample(logits_BV, _choice(rows, kind))
+        tokens_B = found if isinstance(found, Chosen) else sample(found, _choice(rows, kind))
         end_decode(tokens_B, rows.rows_B, rows.columns_B, self._table, self._output_ZB, self._step)
 
 

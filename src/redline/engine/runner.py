@@ -211,7 +211,7 @@ class Runner:
             sampling_s = staged.sampling_s if forwarded is None else forwarded.elapsed_time(ended) / 1e3
             return _to_host(staged, began.elapsed_time(ended) / 1e3, host_s, sampling_s)
 
-        return wait, copied.query
+        return wait, lambda: _has_ended(copied)
 
     def _follow(self, ended: torch.cuda.Event) -> torch.cuda.Event | None:
         """Take note of the event that the step to be launched ends with; that of the step before."""
@@ -361,7 +361,14 @@ class _HalvesOnStream:
         return _to_host(self._outputs, self._began.elapsed_time(self._ended) / 1e3 - idle, host_s + idle, sampling_s)
 
     def ended(self) -> bool:
-        return self._drawn and self._copied.query()
+        return self._drawn and _has_ended(self._copied)
+
+
+def _has_ended(event: torch.cuda.Event) -> bool:
+    try:
+        return event.query()
+    except RuntimeError:  # the device died of the step: whoever waits for it is told
+        return True
 
 
 def _stage(outputs: _Outputs) -> _Outputs:

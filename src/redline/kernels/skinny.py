@@ -7,7 +7,7 @@ reads these multiplies its finished sums by the root that is still missing:
     linear(g, W)    y = root * (g W^T) + b                                     in the type of g
     gated(g, W)     y = act(a) * u              a | u = root * (g W^T)         in the type of g
     project(g, W)   y = root * (g W^T)                                         float32
-    choose(g, W)    argmax of project(g, W), as a key                      int64
+    choose(g, W)    argmax of project(g, W), as a key                          int64
     add(x, W, s)    s = s + x W^T + b           in place; gives s * gain and the squares of s
 
 So no kernel waits for a norm and none takes it twice. On a Hopper card in bf16 cuda/one_row.cu runs one row and cuda/skinny.cu

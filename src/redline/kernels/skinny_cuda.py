@@ -17,7 +17,7 @@ from redline.kernels import one_row_cuda
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Argument, Kernel, gated_map, tensor_map
 from redline.kernels.op import ceil_div, device_of
-from redline.kernels.skinny import Chosen, Gained
+from redline.kernels.skinny import MOST_ROWS, Chosen, Gained
 
 STORE, GATED, ADD, STORE_FLOAT, CHOOSE = range(5)
 PADDED_ROWS = (8, 16, 32, 64, 96, 128, 256)
@@ -245,7 +245,7 @@ def project(gained: Gained, weight_NK: Tensor) -> Tensor:
 def _keys(device: torch.device) -> Tensor:
     """int64 [MOST_ROWS], all zero between a step's end and the next one's head. Made like `arrivals`."""
     with torch.inference_mode(False):  # whoever reads them may be outside
-        return torch.zeros(PADDED_ROWS[-1], dtype=torch.int64, device=device)
+        return torch.zeros(MOST_ROWS, dtype=torch.int64, device=device)
 
 
 def choose(gained: Gained, weight_NK: Tensor) -> Chosen:

@@ -9,6 +9,7 @@ import torch
 
 from paging import PagedSequences, whole
 from redline import LLM, SamplingParams, checkpoint
+from redline.engine.runner import _has_ended
 from redline.llm import Completion
 from redline.models.load import load
 from redline.models.registry import Model, build
@@ -88,3 +89,16 @@ def test_prompt_logprobs_survive_chunks_prefix_hits_preemption_and_choices(starv
             check(scored, expected[position - 1], 2)
         check_choices(done, model, best=1)
     assert starved.stats.preemptions > before, "the pool was not small enough to test anything"
+
+
+@pytest.mark.parametrize("answer", [False, True, RuntimeError("CUDA error: an illegal memory access was encountered")])
+def test_a_step_that_the_device_died_of_has_ended(answer: bool | Exception) -> None:
+    """Asking whether it has must not raise what waiting for it will: that ends the step's requests alone."""
+
+    class Event:
+        def query(self) -> bool:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    assert _has_ended(Event()) == (answer is not False)  # type: ignore[arg-type]

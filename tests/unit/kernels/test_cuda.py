@@ -26,7 +26,10 @@ def _log(source: str, **definitions: int) -> str:
 
 def _usage(source: str, **definitions: int) -> tuple[int, int]:
     """(registers of a thread, bytes spilled)."""
-    log = _log(source, **definitions)
+    return _told(_log(source, **definitions))
+
+
+def _told(log: str) -> tuple[int, int]:
     registers = re.search(r"Used (\d+) registers", log)
     spills = re.search(r"(\d+) bytes spill stores", log)
     assert registers and spills, log
@@ -55,9 +58,10 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
         "counters would be written past their end"
     )
     definitions = attention.definitions(heads, kv_heads, size, 16, True)
-    registers, spilled = _usage("batch_attention.cu", **definitions)
+    log = _log("batch_attention.cu", **definitions)
+    registers, spilled = _told(log)
     assert spilled == 0
-    shared = re.findall(r"(\d+) bytes smem", _log("batch_attention.cu", **definitions))
+    shared = re.findall(r"(\d+) bytes smem", log)
     assert shared and max(map(int, shared)) <= 48 * 1024, "more must be asked for at the launch"
     assert registers * (32 * definitions["HEADS"] + 32) <= 65536
     assert definitions["UNITS"] >= 2

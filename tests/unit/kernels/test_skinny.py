@@ -1,11 +1,13 @@
-"""Keys by which a head chooses: their order is that of the numbers, and of equal numbers the first wins."""
+"""Keys by which a head chooses: their order is that of the numbers, of equal numbers the first wins, and keys that were read are zero."""
 
 from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
+from redline.kernels.decode_step import END
 from redline.kernels.skinny import Chosen, keys_of
 
 VALUES = [-math.inf, -3.4e38, -1.0, -1e-45, 0.0, 1e-45, 1e-30, 1.0, 1.0000001, 3.4e38]
@@ -30,3 +32,14 @@ def test_of_equal_numbers_the_first_has_the_largest_key_and_its_place_comes_back
         chosen = Chosen(keys.clone())
         assert chosen.take().tolist() == places.tolist()
         assert not chosen.keys_T.any() and chosen.take().tolist() == [0] * 4, "nothing was chosen yet: the first"
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("case", [case for case in END.cases if "CHOSEN" in case], ids=str)
+def test_a_step_that_ends_leaves_no_keys_to_the_next(case: dict[str, int]) -> None:
+    """By the kernel: a key that stayed would win against every later one that is smaller."""
+    inputs = END.make_inputs(case, torch.float32, torch.device("cpu"), 3)
+    chosen = inputs["tokens_B"]
+    assert chosen.keys_T.any()
+    END.triton_launcher()(**inputs)
+    assert not chosen.keys_T.any()
