@@ -184,6 +184,13 @@ OPS: dict[str, Op] = {
             flops=lambda a: 4 * _size(a, "T", "F", "K") + 4 * _size(a, "T", "K"),
         ),
         Op(
+            "gated_linear",
+            {"T": "rows", "F": "ffn size", "K": "inputs"},
+            read_bytes=lambda a, d: (2 * _size(a, "F", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            write_bytes=lambda a, d: _size(a, "T", "F") * ELEMENT_BYTES[d],
+            flops=lambda a: 4 * _size(a, "T", "F", "K"),
+        ),
+        Op(
             "linear_add",
             {"T": "rows", "N": "outputs", "K": "inputs"},
             read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d] + 4 * _size(a, "T", "N"),

@@ -68,7 +68,7 @@ _TOKENS = ("rms_norm", "add_rms_norm", "rotate", "silu_mul", "gelu_tanh_mul", "w
 _ROWS = ("sample", "apply_mask", "apply_penalties", "begin_decode", "end_decode")
 _LINEAR = (
     *("norm_linear", "norm_gated", "linear_add", "project"),
-    *("gained_linear", "gained_gated", "add_gained", "gained_project", "gained_choose", "invariant_linear"),
+    *("gained_linear", "gained_gated", "add_gained", "gained_project", "gained_choose", "invariant_linear", "gated_linear"),
 )
 
 
@@ -85,6 +85,7 @@ def _linear(name: str, shape: ModelShape) -> list[Axes]:
     like = {
         "gained_linear": "norm_linear",
         "gained_gated": "norm_gated",
+        "gated_linear": "norm_gated",
         "add_gained": "linear_add",
         "gained_project": "project",
         "gained_choose": "project",

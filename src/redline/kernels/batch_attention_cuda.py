@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from redline.kernels.attention_triton import LOG2_E
+from redline.kernels.begin_cuda import ARRIVALS, arrivals
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Argument, Kernel, cache_map
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import device_of
 from redline.kernels.ragged import Ragged
-from redline.kernels.skinny_cuda import ARRIVALS, arrivals
 
 TILE = 16
 DEALERS = 256

@@ -14,11 +14,11 @@ import torch
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Kernel
 from redline.kernels.op import ceil_div
+from redline.kernels.product import GATED, Arguments, Product, pointer
 
 MOST_ROWS = 1
 """With two rows and more, tensor cores are faster (measured on an H200)."""
 
-GATED = 1
 MOST_THREADS = 512
 
 
@@ -36,15 +36,10 @@ class Form:
         return self.outputs // 2 if kind == GATED else self.outputs
 
 
-class Arguments(ctypes.Structure):
+class _Arguments(ctypes.Structure):
     """cuda/one_row.cu's."""
 
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "x", "squares", "bias", "output", "stream", "gain", "squares_out")),
-        *((name, ctypes.c_int) for name in ("rows", "outputs", "inputs", "parts")),
-        *((name, ctypes.c_float) for name in ("inverse_size", "eps")),
-        ("late", ctypes.c_int),
-    ]
+    _fields_ = [("weight", ctypes.c_void_p), ("x", ctypes.c_void_p), ("others", Arguments)]
 
 
 def form_for(kind: int, outputs: int, inputs: int) -> Form:
@@ -86,8 +81,9 @@ def parts(kind: int, outputs: int, inputs: int) -> int:
     return ceil_div(outputs, form_for(kind, outputs, inputs).results(kind))
 
 
-def launch(kind: int, arguments: Arguments, device: torch.device, *, scaled: bool, biased: bool, gelu: bool) -> None:
+def launch(product: Product) -> None:
     """Queue one kernel."""
-    outputs, inputs = arguments.outputs, arguments.inputs
-    kernel = _kernel(form_for(kind, outputs, inputs), kind, arguments.rows, scaled, biased, gelu, device)
+    kind, outputs, inputs = product.kind, product.outputs, product.inputs
+    kernel = _kernel(form_for(kind, outputs, inputs), kind, product.rows, **product.traits, device=product.device)
+    arguments = _Arguments(pointer(product.weight_NK), pointer(product.x_TK), product.arguments)
     kernel.launch(parts(kind, outputs, inputs), [arguments], dependent=True)

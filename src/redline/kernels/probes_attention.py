@@ -123,13 +123,13 @@ def _paths(device: torch.device, dtype: torch.dtype, size: Size) -> Iterator[tup
 
 def _on_hopper(inputs: Inputs, kv_heads: int) -> Callable[[], object]:
     """Hopper's kernel, after one that makes the order in which it walks the keys, as a step does it once."""
-    from redline.kernels import decode_attention_cuda, skinny_cuda
+    from redline.kernels import begin_cuda, decode_attention_cuda
 
     ragged: Ragged = inputs["ragged"]
     device, rows = ragged.context_B.device, len(ragged.context_B)
     tokens_B, table_VD = torch.zeros(rows, dtype=torch.int64, device=device), torch.randn(4, 64, device=device).bfloat16()
-    begun = skinny_cuda.Begun.empty(rows, 64, 1e-6, device)
-    order = skinny_cuda.begin(tokens_B, table_VD, 1.0, torch.ones(64, device=device), ragged.context_B, kv_heads, begun)
+    begun = begin_cuda.Begun.empty(rows, 64, 1e-6, device)
+    order = begin_cuda.begin(tokens_B, table_VD, 1.0, torch.ones(64, device=device), ragged.context_B, kv_heads, begun)
     between = torch.zeros(1, device=device)
     torch.cuda.synchronize(device)
 

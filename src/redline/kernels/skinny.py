@@ -11,7 +11,7 @@ reads these multiplies its finished sums by the root that is still missing:
     add(x, W, s)    s = s + x W^T + b           in place; gives s * gain and the squares of s
 
 So no kernel waits for a norm and none takes it twice. On a Hopper card in bf16 cuda/one_row.cu runs one row and cuda/skinny.cu
-up to 256; everywhere else plain torch. Knows nothing of layers. Open `Gained` first, then `linear`.
+up to 128, cuda/many_rows.cu more; everywhere else plain torch. Knows nothing of layers. Open `Gained` first, then `linear`.
 
 T rows, K inputs, N outputs, F half of the outputs of a gated layer, Z parts of a sum of squares.
 """
@@ -31,7 +31,9 @@ from redline.kernels.sample import finite_or_minus_inf
 from redline.ops import OPS
 
 HOPPER = 90
-MOST_ROWS = 256
+
+FEW_ROWS = 128
+"""With more, other kernels are faster (measured on an H200)."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +73,34 @@ def keys_of(values_T: Tensor, places_T: Tensor) -> Tensor:
     return (ordered_T << 32) | (0xFFFFFFFF - places_T)
 
 
-def on_hopper(x_TK: Tensor, weight_NK: Tensor) -> bool:
-    """Whether cuda/skinny.cu can run this product: its card, bf16, not too many rows, whole groups of 16 bytes."""
+def on_hopper(x_TK: Tensor, weight_NK: Tensor, outputs: int | None = None) -> bool:
+    """Whether a Hopper card's own kernels can run this product: in bf16, with whole groups of 16 bytes; many rows only where there are `outputs`
+    (of a row, not of the weights of a gated layer), in groups of 16."""
     return (
         x_TK.is_cuda
         and x_TK.dtype is weight_NK.dtype is torch.bfloat16
-        and len(x_TK) <= MOST_ROWS
         and x_TK.shape[1] % 8 == 0
+        and (len(x_TK) <= FEW_ROWS or (outputs is not None and outputs % 16 == 0))
         and device_of(x_TK.device).target.capability == HOPPER
     )
 
 
 def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, first: bool = False) -> Tensor:
     """[T, N]. `first`: the kernel before is no part of a chain whose kernels wait for each other; see cuda/skinny.cu, `late`."""
-    if on_hopper(gained.gained_TK, weight_NK):
-        from redline.kernels import skinny_cuda
+    if on_hopper(gained.gained_TK, weight_NK, len(weight_NK)):
+        from redline.kernels import product_cuda
 
-        return skinny_cuda.linear(gained, weight_NK, bias_N, first=first)
+        return product_cuda.linear(gained, weight_NK, bias_N, first=first)
     product_TN = _product(gained.gained_TK, weight_NK) * gained.root_T1
     return (product_TN if bias_N is None else product_TN + bias_N.float()).to(gained.gained_TK.dtype)
 
 
 def gated(gained: Gained, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
     """[T, F]; gate rows first, then value rows. F is a multiple of 8 on a Hopper card's own kernel."""
-    if on_hopper(gained.gained_TK, weight_2FK) and weight_2FK.shape[0] % 16 == 0:
-        from redline.kernels import skinny_cuda
+    if on_hopper(gained.gained_TK, weight_2FK, len(weight_2FK) // 2) and weight_2FK.shape[0] % 16 == 0:
+        from redline.kernels import product_cuda
 
-        return skinny_cuda.gated(gained, weight_2FK, gelu)
+        return product_cuda.gated(gained, weight_2FK, gelu)
     gate_TF, up_TF = (_product(gained.gained_TK, weight_2FK) * gained.root_T1).chunk(2, -1)
     return ((F.gelu(gate_TF, approximate="tanh") if gelu else F.silu(gate_TF)) * up_TF).to(gained.gained_TK.dtype)
 
@@ -105,28 +108,28 @@ def gated(gained: Gained, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
 def project(gained: Gained, weight_NK: Tensor) -> Tensor:
     """[T, N] float32: the head."""
     if on_hopper(gained.gained_TK, weight_NK):
-        from redline.kernels import skinny_cuda
+        from redline.kernels import product_cuda
 
-        return skinny_cuda.project(gained, weight_NK)
+        return product_cuda.project(gained, weight_NK)
     return _product(gained.gained_TK, weight_NK) * gained.root_T1
 
 
 def choose(gained: Gained, weight_NK: Tensor) -> Chosen:
     """The largest result of each row of the head, the first of several: greedy tokens without logits in memory."""
     if on_hopper(gained.gained_TK, weight_NK):
-        from redline.kernels import skinny_cuda
+        from redline.kernels import product_cuda
 
-        return skinny_cuda.choose(gained, weight_NK)
+        return product_cuda.choose(gained, weight_NK)
     best_T, places_T = finite_or_minus_inf(project(gained, weight_NK)).max(-1)
     return Chosen(keys_of(best_T + 0.0, places_T))
 
 
 def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps: float, bias_N: Tensor | None = None) -> Gained:
     """Add the projection of `x` to the stream, in place; the stream with the gain (float32) of the norm that follows."""
-    if on_hopper(x_TK, weight_NK):
-        from redline.kernels import skinny_cuda
+    if on_hopper(x_TK, weight_NK, len(weight_NK)):
+        from redline.kernels import product_cuda
 
-        return skinny_cuda.add(x_TK, weight_NK, stream_TN, gain_N, eps, bias_N)
+        return product_cuda.add(x_TK, weight_NK, stream_TN, gain_N, eps, bias_N)
     product_TN = _product(x_TK, weight_NK)
     stream_TN.add_(product_TN if bias_N is None else product_TN + bias_N.float())
     return gain(stream_TN, gain_N, eps, x_TK.dtype)
@@ -231,13 +234,14 @@ _SIZES = tuple(
     for t, n, k, z in ((1, 1, 8, 1), (1, 257, 576, 9), (7, 33, 1032, 40), (16, 64, 64, 1), (33, 100, 96, 3), (100, 130, 520, 70))
 )
 _BIASED = ({"T": 3, "N": 70, "K": 136, "BIAS": 1},)
+_MANY = ({"T": 400, "N": 1040, "K": 328, "BIAS": 1}, {"T": 300, "N": 272, "K": 200, "Z": 7})
 
 LINEAR = OpSpec(
     op=OPS["gained_linear"],
     reference=reference_linear,
     run=linear,
     make_inputs=_linear_inputs,
-    cases=_SIZES + _BIASED,
+    cases=_SIZES + _BIASED + _MANY,
     tolerance="product",
 )
 
@@ -252,6 +256,8 @@ GATED = OpSpec(
         {"T": 5, "F": 5, "K": 64},
         {"T": 17, "F": 40, "K": 1032, "GELU": 1},
         {"T": 130, "F": 72, "K": 512},
+        {"T": 400, "F": 528, "K": 328, "GELU": 1},
+        {"T": 300, "F": 144, "K": 200, "Z": 7},
     ),
     tolerance="product",
 )
@@ -279,7 +285,7 @@ ADD = OpSpec(
     reference=reference_add,
     run=_run_add,
     make_inputs=_add_inputs,
-    cases=_SIZES + _BIASED,
+    cases=_SIZES + _BIASED + _MANY,
     tolerance="product",
     mutates=("stream_TN",),
 )

@@ -16,8 +16,8 @@ from torch import Tensor
 from redline.kernels.skinny import Chosen
 from redline.layers.attention import Attention
 from redline.layers.batch import Batch, KVCache
+from redline.layers.chain import Chain, chain_of
 from redline.layers.embed import Embedding, Head
-from redline.layers.few_rows import FewRows, few_rows_of
 from redline.layers.norm import RMSNorm
 from redline.layers.rope import cos_sin_table
 from redline.layers.weights import Place, Slots
@@ -174,8 +174,8 @@ class Decoder:
         values into the cache."""
         if self.runs_fused(batch):
             return _rows(self.decode(batch, cache), batch.rows_R)
-        if batch.tokens_T.is_cuda and (few := self._few_rows) is not None and few.takes_tokens(batch):
-            return few.hidden(batch, cache)
+        if batch.tokens_T.is_cuda and (chain := self._chain) is not None and chain.takes_tokens(batch):
+            return chain.hidden(batch, cache)
         hidden_TD, residual_TD = self.embed(batch.tokens_T), None
         last = self.blocks[-1]
         for block, k_cache, v_cache in zip(self.blocks, cache.k, cache.v, strict=True):
@@ -202,25 +202,27 @@ class Decoder:
 
     def next_logits(self, batch: Batch, cache: KVCache) -> Tensor:
         """float32 [B, V]: what follows each sequence's one new token, for a batch in which every sequence has exactly one."""
-        if (few := self._few_rows) is not None and few.takes(batch, cache.page_size):
-            return few.logits(batch, cache)
+        if (chain := self._chain) is not None and chain.takes(batch, cache.page_size):
+            return chain.logits(batch, cache)
         return self.logits(self.forward(batch, cache))
 
     def next_chosen(self, batch: Batch, cache: KVCache) -> Chosen | None:
         """The most likely tokens where the head itself can choose them, of such a batch; None: they are to be chosen from
         `next_logits`."""
-        if (few := self._few_rows) is not None and few.takes(batch, cache.page_size):
-            return few.chosen(batch, cache)
+        if (chain := self._chain) is not None and chain.takes(batch, cache.page_size):
+            return chain.chosen(batch, cache)
         return None
 
     def prepare_prompts(self, rows: int) -> None:
         """Do ahead, in this thread, what a whole prompt padded to `rows` would wait for (kernels/attention_plan.py)."""
         self.blocks[0].attention.prepare(rows)
+        if self._chain is not None:
+            self._chain.prepare(rows)
 
     @functools.cached_property
-    def _few_rows(self) -> FewRows | None:
+    def _chain(self) -> Chain | None:
         blocks = [block for block in self.blocks if isinstance(block, PreNormBlock)]
-        return few_rows_of(self, blocks) if self._fuses and len(blocks) == len(self.blocks) else None
+        return chain_of(self, blocks) if self._fuses and len(blocks) == len(self.blocks) else None
 
     def slots(self) -> Slots:
         """Every checkpoint tensor the model is made of, by its Hugging Face name."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from redline.kernels.activation import gelu_tanh_mul, silu_mul
+from redline.kernels.gated_linear import gated_linear, is_faster, is_trusted
 from redline.kernels.gemv import linear_add, norm_gated
 from redline.layers.linear import ColumnLinear, RowLinear
 from redline.layers.norm import RMSNorm
@@ -27,9 +28,16 @@ class Mlp:
         self.gate_up = ColumnLinear(shape.hidden_size, widths, shape.mlp_bias, place)
         self.down = RowLinear(shape.intermediate_size, shape.hidden_size, shape.mlp_bias, place)
         self._activate = GATED[shape.activation]
+        self._has_kernel = not shape.mlp_bias and not place.invariant and is_trusted(place.device, place.dtype)
 
     def __call__(self, x_TD: Tensor) -> Tensor:
+        if self.takes(len(x_TD)):
+            return self.down(gated_linear(x_TD, self.gate_up.weight_NK, self.is_gelu))
         return self.down(self._activate(self.gate_up(x_TD)))
+
+    def takes(self, rows: int) -> bool:
+        """Whether so many rows take the kernel that multiplies and gates in one."""
+        return self._has_kernel and is_faster(self.gate_up.weight_NK, rows)
 
     @property
     def fuses(self) -> bool:

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs NVRTC: pip install cuda-bindings nvidia-cuda-nvrtc")
 pytest.importorskip("triton", reason="the launchers share constants with the Triton kernels")
 
+from redline.kernels import product
 from redline.kernels.cuda import compiler
 
 
@@ -71,14 +72,40 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
 def test_skinny(rows: int) -> None:
     """The products of an 8B and a 1B model, of each kind. Larger numbers of rows are cuBLAS's."""
     skinny = pytest.importorskip("redline.kernels.skinny_cuda")
-    for kind, outputs, inputs in ((skinny.STORE, 6144, 4096), (skinny.GATED, 12288, 4096), (skinny.ADD, 2048, 8192)):
+    for kind, outputs, inputs in ((product.STORE, 6144, 4096), (product.GATED, 12288, 4096), (product.ADD, 2048, 8192)):
         form = skinny.form_for(kind, outputs, inputs, rows, 132)
-        definitions = skinny.definitions(form, kind, scaled=kind != skinny.ADD, biased=True, gelu=False)
+        definitions = skinny.definitions(form, kind, scaled=kind != product.ADD, biased=True, gelu=False)
         registers, spilled = _usage("skinny.cu", **definitions)
         assert spilled == 0
         assert registers * form.threads <= 65536
         assert form.stages >= 2
         assert form.stages * form.stage_bytes <= skinny.SHARED_BYTES
+
+
+@pytest.mark.parametrize("rows", [130, 256, 300, 512, 4096])
+def test_many_rows(rows: int) -> None:
+    """As above. What is accumulated takes half of a warpgroup's registers, and none of it may be spilled."""
+    many = pytest.importorskip("redline.kernels.many_rows_cuda")
+    for kind, outputs, inputs in ((product.STORE, 6144, 4096), (product.GATED, 12288, 4096), (product.ADD, 2048, 8192)):
+        form = many.form_for(kind, outputs, inputs, rows, 132)
+        definitions = many.definitions(form, kind, scaled=kind != product.ADD, biased=True, gelu=False)
+        assert _usage("many_rows.cu", **definitions)[1] == 0
+        assert form.stages >= 3
+
+
+def test_many_rows_are_cut_for_all_processors() -> None:
+    """The forms that were fastest on an H200 (8B): no processor idle where narrower tiles give it work."""
+    many = pytest.importorskip("redline.kernels.many_rows_cuda")
+    for kind, outputs, inputs, rows, columns in (
+        (product.STORE, 6144, 4096, 256, 96),
+        (product.GATED, 12288, 4096, 256, 192),
+        (product.ADD, 4096, 4096, 256, 64),
+        (product.STORE, 6144, 4096, 512, 192),
+        (product.GATED, 12288, 4096, 512, 256),
+        (product.ADD, 4096, 12288, 512, 128),
+        (product.ADD, 4096, 12288, 8192, 256),
+    ):
+        assert many.form_for(kind, outputs, inputs, rows, 132) == many.Form(columns, 2)
 
 
 @pytest.mark.parametrize("processors", [66, 114, 132])

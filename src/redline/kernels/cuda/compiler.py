@@ -40,10 +40,17 @@ def prepared(source: str, definitions: Mapping[str, int]) -> tuple[str, list[str
     body = _INCLUDE.sub(lambda match: folder.joinpath(match[1]).read_text(), folder.joinpath(source).read_text())
     parts = [folder.joinpath("hopper.cuh").read_text()]
     if "multiply(sums" in body:
-        rows = definitions["ROWS"]
-        parts.append(product(rows // 2 if rows > 64 and definitions["BLOCKS"] == 1 else rows))
+        parts.append(product(_columns(definitions)))
     defined = [f"-D{name}={value}" for name, value in definitions.items()]
     return "\n".join([*parts, body]), [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17", *defined]
+
+
+def _columns(definitions: Mapping[str, int]) -> int:
+    """Of one product: the rows of X where weights are on the left (skinny.cu), else those of a tile of weights (many_rows.cu)."""
+    if "COLS" in definitions:
+        return definitions["COLS"]
+    rows = definitions["ROWS"]
+    return rows // 2 if rows > 64 and definitions["BLOCKS"] == 1 else rows
 
 
 def product(columns: int) -> str:

@@ -29,24 +29,33 @@ class Kernel:
         self._module = _checked(driver.cuModuleLoadData(code))
         self._function = _checked(driver.cuModuleGetFunction(self._module, name.encode()))
         self._threads, self._shared_bytes = threads, shared_bytes
+        self._configs: dict[tuple[int, bool, int], driver.CUlaunchConfig] = {}
         largest = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(self._function, largest, shared_bytes))
 
     def launch(self, blocks: int, arguments: Sequence[Argument], *, dependent: bool, cluster: int = 1) -> None:
         """Queue `blocks` blocks, in clusters of `cluster`. `dependent`: they may start before the kernel before has ended,
         and wait for it themselves."""
+        config = self._config(blocks, dependent, cluster)
+        config.hStream = torch.cuda.current_stream().cuda_stream
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(pointers), 0))
+
+    def _config(self, blocks: int, dependent: bool, cluster: int) -> driver.CUlaunchConfig:
+        """Kept: making one takes longer than the rest of a launch. Only one thread launches a kernel."""
+        if (kept := self._configs.get((blocks, dependent, cluster))) is not None:
+            return kept
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = self._threads, 1, 1
         config.sharedMemBytes = self._shared_bytes
-        config.hStream = torch.cuda.current_stream().cuda_stream
         attributes = [_dependent()] if dependent else []
         if cluster > 1:
             attributes.append(_cluster(cluster))
         if attributes:
             config.attrs, config.numAttrs = attributes, len(attributes)
-        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
-        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(pointers), 0))
+        self._configs[blocks, dependent, cluster] = config
+        return config
 
 
 def tensor_map(matrix: Tensor, box_rows: int) -> Argument:
@@ -64,6 +73,15 @@ def gated_map(matrix: Tensor) -> Argument:
     return _encode(matrix, [columns, 8, 2, half // 8], [columns, half * columns, 8 * columns], [64, 8, 2, 4])
 
 
+def grouped_map(matrix: Tensor, box_rows: int) -> Argument:
+    """A map of a bf16 matrix [rows, columns] for copies of boxes [box_rows, 64] whose rows come in the order that cuda/many_rows.cu wants: of 16
+    rows, 8 h + 2 q + e of a box is 4 q + 2 h + e of the matrix. Rows must be a multiple of 16, columns of 8."""
+    rows, columns = matrix.shape
+    assert rows % 16 == 0 and box_rows % 16 == 0
+    sizes, strides = [columns, 2, 4, 2, rows // 16], [columns, 4 * columns, 2 * columns, 16 * columns]
+    return _encode(matrix, sizes, strides, [64, 2, 4, 2, box_rows // 16])
+
+
 def cache_map(cache: Tensor, tokens: int, heads: int) -> Argument:
     """A map of keys or values [pages, tokens of a page, heads, size] in bf16, seen as 128-byte pieces, for copies of boxes
     [pieces of `heads` heads, tokens, 64]. The size must be a multiple of 64."""
@@ -73,16 +91,22 @@ def cache_map(cache: Tensor, tokens: int, heads: int) -> Argument:
 
 
 def _encode(matrix: Tensor, sizes: list[int], strides: list[int], box: list[int]) -> Argument:
-    """The driver's map of `matrix`, seen with these sizes (innermost first), strides between elements and boxes.
+    """The driver's map of `matrix`, seen with these sizes (innermost first), strides between elements and boxes."""
+    assert matrix.is_contiguous() and matrix.dtype is torch.bfloat16 and matrix.shape[1] % 8 == 0 and matrix.data_ptr() % 16 == 0
+    return _map(matrix.data_ptr(), tuple(sizes), tuple(strides), tuple(box))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _map(address: int, sizes: tuple[int, ...], strides: tuple[int, ...], box: tuple[int, ...]) -> Argument:
+    """Kept: it says no more than where a matrix of some size lies, and tensors of steps come back to the same places.
 
     Nothing is fetched beside what is asked for: with promotion to 256 bytes, the usual choice, products of few rows take a
     twentieth longer and attention reaches 0.89 of the read rate instead of 0.95 (H200)."""
-    assert matrix.is_contiguous() and matrix.dtype is torch.bfloat16 and matrix.shape[1] % 8 == 0 and matrix.data_ptr() % 16 == 0
     encoded = _checked(
         driver.cuTensorMapEncodeTiled(
             driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             len(sizes),
-            matrix.data_ptr(),
+            address,
             [driver.cuuint64_t(size) for size in sizes],
             [driver.cuuint64_t(2 * stride) for stride in strides],
             [driver.cuuint32_t(size) for size in box],

@@ -84,16 +84,16 @@ __device__ __forceinline__ void request_inputs(const TensorMap& map, const Share
 }
 
 // Weights first: they depend neither on the kernel before nor on the other blocks of the cluster.
-__device__ __forceinline__ void request_first(const TensorMap& weight, const Share& share, u32 stages, u32 full) {
+__device__ __forceinline__ void request_first(const TensorMap& weight, const Share& share, u32 stages, u32 arriving, u32 full) {
     const u64 once = policy_evict_first();
     const u32 count = share.tiles * share.steps, filled = count < STAGES ? count : STAGES;
     for (u32 i = 0; i < filled; ++i) {
-        barrier_expect(full + 8 * i, STAGE_BYTES);
+        barrier_expect(full + 8 * i, arriving);
         request_weights(weight, share, i, stages + i * STAGE_BYTES, full + 8 * i, once);
     }
 }
 
-__device__ __forceinline__ void request_rest(const TensorMap& weight, const TensorMap& input, const Share& share, u32 stages, u32 full, u32 empty) {
+__device__ __forceinline__ void request_rest(const TensorMap& weight, const TensorMap& input, const Share& share, u32 stages, u32 arriving, u32 full, u32 empty) {
     const u64 once = policy_evict_first(), often = policy_evict_last();
     const u32 count = share.tiles * share.steps, filled = count < STAGES ? count : STAGES;
     wait_for_kernel_before();
@@ -101,7 +101,7 @@ __device__ __forceinline__ void request_rest(const TensorMap& weight, const Tens
     for (u32 i = filled; i < count; ++i) {
         const u32 stage = i % STAGES;
         barrier_wait(empty + 8 * stage, (i / STAGES - 1) & 1);
-        barrier_expect(full + 8 * stage, STAGE_BYTES);
+        barrier_expect(full + 8 * stage, arriving);
         request_weights(weight, share, i, stages + stage * STAGE_BYTES, full + 8 * stage, once);
         request_inputs(input, share, i, stages + stage * STAGE_BYTES, full + 8 * stage, often);
     }
@@ -368,7 +368,10 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     __syncthreads();
     if (CLUSTER > 1) cluster_arrive();
     const Share share = own_share(a);
-    if (threadIdx.x == CONSUMERS) request_first(weight, share, shared_address(memory), full);
+    // Of X only the rows that are there are copied: copies slow down many times where they reach past the end of a matrix. The others hold whatever was in
+    // memory, and end in columns of the product that nobody reads.
+    const u32 arriving = WEIGHT_BYTES + DEPTH * a.rows * 128;
+    if (threadIdx.x == CONSUMERS) request_first(weight, share, shared_address(memory), arriving, full);
     __syncwarp();
     if (CLUSTER > 1) cluster_wait();  // nobody sends before the other blocks are there
     if (threadIdx.x >= CONSUMERS + 32) {
@@ -376,7 +379,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
         return;
     }
     if (threadIdx.x >= CONSUMERS) {
-        if (threadIdx.x == CONSUMERS) request_rest(weight, input, share, shared_address(memory), full, empty);
+        if (threadIdx.x == CONSUMERS) request_rest(weight, input, share, shared_address(memory), arriving, full, empty);
         return;
     }
     wait_for_kernel_before();

@@ -1,13 +1,13 @@
-"""The decode step of a plain pre-norm decoder in five kernels a layer: `FewRows`, for Hopper cards.
+"""A plain pre-norm decoder in five kernels a layer: `Chain`, for Hopper cards.
 
 norm and qkv; heads, cache and attention; projection and sum; norm and gated projection; projection and sum. The kernels
-overlap: each requests its weights before the one before it has ended (kernels/cuda/skinny.cu, one_row.cu). Attention is of three
-kinds, by the number of sequences and the longest context: clusters, a list of chunks, keys dealt to processors. Steps of
-more sequences take `Decoder.forward` with the last of these. Few tokens of any sequences, as short prompts are, take the same
-products with the usual attention between them (`FewRows.hidden`); everything else, and every other card, takes
-`Decoder.forward` as it is. Knows nothing of steps or graphs. Open `few_rows_of` first, then `FewRows.logits`.
+overlap: each requests its weights before the one before it has ended (kernels/cuda/skinny.cu, one_row.cu, many_rows.cu). A decode step's
+attention is of three kinds, by the number of sequences and the longest context: clusters, a list of chunks, keys dealt to processors. Other
+steps take the same products with the usual attention between them (`Chain.hidden`), unless they have a number of tokens for which
+cuBLAS is faster; those, and every other card, take `Decoder.forward` as it is. Knows nothing of steps or graphs. Open `chain_of` first, then
+`Chain.logits`.
 
-B sequences with one new token each, T packed tokens, D model size, V vocabulary.
+B sequences with one new token each, T packed tokens, R of them wanted, D model size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ import torch
 from torch import Tensor
 
 from redline import log
-from redline.errors import RedlineError
 from redline.kernels import skinny
 from redline.kernels.op import device_of
+from redline.kernels.trust import wrong_result
 from redline.layers.batch import Batch, KVCache
 from redline.layers.mlp import Mlp
 
 if TYPE_CHECKING:
-    from redline.kernels.skinny_cuda import Order
+    from redline.kernels.begin_cuda import Begun, Order
     from redline.layers.attention import Attention
     from redline.layers.decoder import Decoder, PreNormBlock
 
-MOST_ROWS = 128
-"""With more, cuBLAS's products and a kernel for each step between them are faster (measured on an H200)."""
+MOST_LAUNCHED_TOKENS = 64
+"""For products of few rows that the host launches one by one, which is not measured beyond. As a graph 30 tokens take an 8B 4.46 ms and not 5.17,
+128 tokens 5.00 and not 5.13 (a 1B 1.16 and not 1.29)."""
 
-MOST_TOKENS, MOST_LAUNCHED_TOKENS = 128, 64
-"""Of any sequences, for `hidden`: as a graph 30 tokens take an 8B 4.46 ms and not 5.17, 128 tokens 5.00 and not 5.13 (a 1B 1.16 and not
-1.29). The second where the host launches the kernels one by one, which is not measured beyond."""
+MOST_CHAINED_TOKENS, LEAST_EFFICIENCY = 1024, 0.72
+"""For products of many rows. As a graph 512 tokens take an 8B 11.95 ms and not 12.40, 1,024 tokens 23.25 and not 23.65. With more, power is the
+limit and cuBLAS needs less of it; where tiles leave processors idle (640 tokens: 16.5 ms and not 15.5), it cuts the inputs instead. The efficiency is that of the
+projections to the stream, by `many_rows_cuda.efficiency`."""
 
 LEAST_DEALT, LEAST_LONG_DEALT = 40, 8
 """From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors; the second where contexts may
@@ -50,16 +52,16 @@ MOST_GROUP = 16
 """Query heads of a key-value head: the rows of one matrix instruction."""
 
 
-def few_rows_of(decoder: Decoder, blocks: Sequence[PreNormBlock]) -> FewRows | None:
+def chain_of(decoder: Decoder, blocks: Sequence[PreNormBlock]) -> Chain | None:
     """The fast step of `decoder`, whose blocks these are, or None with one logged reason."""
     device = decoder.embed.weight_VD.device
     if device.type != "cuda":
         return None
     reason = _reason_against(decoder, blocks, device) or trusted(device)
     if reason is not None:
-        log.fallback("few_rows", reason)
+        log.fallback("chain", reason)
         return None
-    return FewRows(decoder, blocks)
+    return Chain(decoder, blocks)
 
 
 def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: torch.device) -> str | None:
@@ -82,20 +84,11 @@ def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: to
 @functools.cache
 def trusted(device: torch.device) -> str | None:
     """None if the kernels' results are right on this device, tried once on small inputs; otherwise what is wrong."""
-    try:
-        for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD):
-            inputs = spec.make_inputs(spec.cases[2], torch.bfloat16, device, 1)
-            expected = spec.reference(**inputs)
-            for want, got in zip(expected, spec.results(spec.run, inputs), strict=True):
-                error = (got.float() - want).norm() / want.float().norm()
-                if not (torch.equal(got, want) if spec.tolerance == "exact" else error < 0.02):  # a NaN is not
-                    return f"the kernel of {spec.name} gives wrong results on this card: portable kernels decode"
-    except (RedlineError, ImportError) as error:
-        return f"the fast kernels cannot be used ({error}): portable kernels decode"
-    return None
+    reason = wrong_result((skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD), device)
+    return None if reason is None else f"{reason}: portable kernels decode"
 
 
-class FewRows:
+class Chain:
     """`logits` of a decode step, or its greedy tokens, with the weights of a decoder's layers."""
 
     def __init__(self, decoder: Decoder, blocks: Sequence[PreNormBlock]) -> None:
@@ -106,7 +99,9 @@ class FewRows:
         """Whether the step is one of these: one new token a sequence, and either few of them or heads whose keys can be dealt."""
         rows = len(batch.tokens_T)
         return (
-            rows == len(batch.ragged.context_B) and page_size % 16 == 0 and (rows <= MOST_ROWS or self._deals(batch, page_size))
+            rows == len(batch.ragged.context_B)
+            and page_size % 16 == 0
+            and (rows <= skinny.FEW_ROWS or self._deals(batch, page_size))
         )
 
     def _deals(self, batch: Batch, page_size: int) -> bool:
@@ -119,37 +114,79 @@ class FewRows:
         return batch_attention_cuda.takes(rows, shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
 
     def takes_tokens(self, batch: Batch) -> bool:
-        """Whether the step has few enough tokens for `hidden`."""
-        most = MOST_TOKENS if batch.is_captured else MOST_LAUNCHED_TOKENS
-        return batch.deal is None and len(batch.tokens_T) <= most
+        """Whether the step has a number of tokens for `hidden`."""
+        tokens = len(batch.tokens_T)
+        if tokens <= skinny.FEW_ROWS:
+            return batch.deal is None and (batch.is_captured or tokens <= MOST_LAUNCHED_TOKENS)
+        return self._pays(tokens)
+
+    def _pays(self, tokens: int) -> bool:
+        """Whether products of so many rows are faster than cuBLAS with what surrounds them."""
+        from redline.kernels import many_rows_cuda
+        from redline.kernels.product import STORE
+
+        shape = self._decoder.shape
+        sizes = (shape.hidden_size, shape.intermediate_size, shape.head_size)
+        if tokens > MOST_CHAINED_TOKENS or any(size % 16 for size in sizes):
+            return False
+        processors, own = device_of(self._decoder.embed.weight_VD.device).processors, shape.num_heads * shape.head_size
+        return all(
+            many_rows_cuda.efficiency(STORE, shape.hidden_size, inputs, tokens, processors) >= LEAST_EFFICIENCY
+            for inputs in (own, shape.intermediate_size)
+        )
+
+    def prepare(self, rows: int) -> None:
+        """Compile ahead the kernels of all steps of up to `rows` tokens: they are others for other numbers of tokens."""
+        from redline.kernels import many_rows_cuda
+        from redline.kernels.product import ADD, GATED, STORE
+
+        attention, mlp = self._blocks[0].attention, self._blocks[0].feed_forward
+        assert isinstance(mlp, Mlp)
+        steps = range(2 * skinny.FEW_ROWS, rows + 1, skinny.FEW_ROWS)
+        chained = [tokens for tokens in steps if self._pays(tokens)]
+        kinds = ((STORE, attention.qkv), (ADD, attention.out), (GATED, mlp.gate_up), (ADD, mlp.down))
+        wanted = [(kind, layer, kind != ADD, tokens) for kind, layer in kinds for tokens in chained]
+        wanted += [(GATED, mlp.gate_up, False, tokens) for tokens in steps if mlp.takes(tokens) and tokens not in chained]
+        many_rows_cuda.compile_ahead(
+            [
+                many_rows_cuda.Wanted(
+                    kind,
+                    len(layer.weight_NK),
+                    layer.weight_NK.shape[1],
+                    tokens,
+                    scaled,
+                    layer.bias_N is not None,
+                    kind == GATED and mlp.is_gelu,
+                )
+                for kind, layer, scaled, tokens in wanted
+            ],
+            device_of(attention.qkv.weight_NK.device).processors,
+        )
 
     def hidden(self, batch: Batch, cache: KVCache) -> Tensor:
-        """`Decoder.forward` for few tokens."""
-        from redline.kernels import skinny_cuda
+        """As `Decoder.forward`."""
+        from redline.kernels import begin_cuda
 
-        embed, norm, device = self._decoder.embed, self._norms[0], batch.tokens_T.device
-        begun = skinny_cuda.Begun.empty(len(batch.tokens_T), self._decoder.shape.hidden_size, norm.eps, device)
-        skinny_cuda.embed(batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, begun)
+        embed, norm = self._decoder.embed, self._norms[0]
+        begun = begin_cuda.Begun.empty(len(batch.tokens_T), self._decoder.shape.hidden_size, norm.eps, embed.weight_VD.device)
+        begin_cuda.embed(batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, begun)
 
         def attend(attention: Attention, layer: int, qkv_TM: Tensor) -> Tensor:
             return attention.attend(qkv_TM, batch, cache.k[layer], cache.v[layer]).flatten(1)
 
-        gained = self._layers(begun.stream_TD, begun.gained, attend)
-        gained_TD, root_T1 = gained.gained_TK, gained.root_T1
-        if batch.rows_R is not None:
-            gained_TD, root_T1 = gained_TD.index_select(0, batch.rows_R), root_T1.index_select(0, batch.rows_R)
-        return (gained_TD * root_T1).to(gained_TD.dtype)
+        gained = self._layers(begun, attend, batch.rows_R)
+        return (gained.gained_TK * gained.root_T1).to(gained.gained_TK.dtype)
 
     def logits(self, batch: Batch, cache: KVCache) -> Tensor:
         """float32 [B, V]; writes the new tokens' keys and values into the cache."""
         batch = self._dealt(batch, cache.page_size)
-        if len(batch.tokens_T) > MOST_ROWS:
+        if len(batch.tokens_T) > skinny.FEW_ROWS:
             return self._decoder.logits(self._decoder.forward(batch, cache))
         return skinny.project(self._last(batch, cache), self._decoder.head.weight_VD)
 
     def chosen(self, batch: Batch, cache: KVCache) -> skinny.Chosen | None:
         """The most likely tokens [B], chosen by the head; None where that is not faster than `logits`."""
-        if len(batch.tokens_T) > MOST_ROWS:
+        if len(batch.tokens_T) > skinny.FEW_ROWS:
             return None
         return skinny.choose(self._last(self._dealt(batch, cache.page_size), cache), self._decoder.head.weight_VD)
 
@@ -165,27 +202,33 @@ class FewRows:
 
     def _last(self, batch: Batch, cache: KVCache) -> skinny.Gained:
         """What the head reads."""
-        from redline.kernels import skinny_cuda
+        from redline.kernels import begin_cuda
 
         norm, embed, tokens_T, order = self._norms[0], self._decoder.embed, batch.tokens_T, None
-        begun = skinny_cuda.Begun.empty(len(tokens_T), self._decoder.shape.hidden_size, norm.eps, tokens_T.device)
+        begun = begin_cuda.Begun.empty(len(tokens_T), self._decoder.shape.hidden_size, norm.eps, tokens_T.device)
         embedding = (tokens_T, embed.weight_VD, embed.scale, norm.weight_D)
         if batch.deal is not None:
-            skinny_cuda.embed(*embedding, begun)
+            begin_cuda.embed(*embedding, begun)
         else:
-            order = skinny_cuda.begin(*embedding, batch.ragged.context_B, self._decoder.shape.num_kv_heads, begun)
-        return self._layers(begun.stream_TD, begun.gained, _Attend(batch, cache, order))
+            order = begin_cuda.begin(*embedding, batch.ragged.context_B, self._decoder.shape.num_kv_heads, begun)
+        return self._layers(begun, _Attend(batch, cache, order))
 
     def _layers(
-        self, stream_TD: Tensor, gained: skinny.Gained, attend: Callable[[Attention, int, Tensor], Tensor]
+        self, begun: Begun, attend: Callable[[Attention, int, Tensor], Tensor], rows_R: Tensor | None = None
     ) -> skinny.Gained:
-        """All layers; `attend` makes [T, heads * size] of a layer's number and its projected heads."""
+        """All layers; `attend` makes [T, heads * size] of a layer's number and its projected heads. Behind the last attention only the rows `rows`
+        are computed."""
+        stream_TD, gained = begun.stream_TD, begun.gained
         for layer, block in enumerate(self._blocks):
             attention, mlp = block.attention, block.feed_forward
             assert isinstance(mlp, Mlp)
             qkv_TM = skinny.linear(gained, attention.qkv.weight_NK, attention.qkv.bias_N, first=layer == 0)
             heads_TM = attend(attention, layer, qkv_TM)
             after = self._norms[2 * layer + 1]
+            if rows_R is not None and layer == len(self._blocks) - 1:
+                heads_TM, stream_TD = heads_TM.index_select(0, rows_R), stream_TD.index_select(0, rows_R)
+                if not len(rows_R):  # a step that computes nothing but keys and values
+                    return skinny.gain(stream_TD, after.weight_D, after.eps, heads_TM.dtype)
             gained = skinny.add(heads_TM, attention.out.weight_NK, stream_TD, after.weight_D, after.eps, attention.out.bias_N)
             inner_TF = skinny.gated(gained, mlp.gate_up.weight_NK, mlp.is_gelu)
             after = self._norms[2 * layer + 2]

@@ -12,11 +12,11 @@ from redline.kernels import decode_attention
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import Inputs, device_of
 from redline.kernels.ragged import Ragged
-from redline.kernels.skinny import HOPPER
+from redline.kernels.skinny import FEW_ROWS, HOPPER
 from redline.kernels.tolerance import check
-from redline.layers import few_rows
+from redline.layers import chain, mlp
 from redline.layers.batch import Batch, KVCache
-from redline.layers.few_rows import MOST_ROWS, MOST_TOKENS, FewRows
+from redline.layers.chain import Chain
 from redline.models.registry import Model, build
 from redline.shapes import ModelShape, known
 
@@ -39,15 +39,15 @@ def hopper() -> torch.device:
 @pytest.mark.parametrize("contexts", CONTEXTS, ids=lambda contexts: f"{len(contexts)}x{contexts[0]}")
 def test_attention(heads: int, kv_heads: int, size: int, contexts: list[int], hopper: torch.device) -> None:
     """Contexts of all lengths in one step, split or not, over random pages."""
-    from redline.kernels import decode_attention_cuda, skinny_cuda
+    from redline.kernels import begin_cuda, decode_attention_cuda
 
     inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
     context_B = inputs["ragged"].context_B
     expected = decode_attention.reference(**inputs)
     tokens = torch.zeros(len(contexts), dtype=torch.int64, device=hopper)
     table = torch.randn(4, 64, device=hopper).bfloat16()
-    begun = skinny_cuda.Begun.empty(len(contexts), 64, 1e-6, hopper)
-    order = skinny_cuda.begin(tokens, table, 1.0, torch.ones(64, device=hopper), context_B, kv_heads, begun)
+    begun = begin_cuda.Begun.empty(len(contexts), 64, 1e-6, hopper)
+    order = begin_cuda.begin(tokens, table, 1.0, torch.ones(64, device=hopper), context_B, kv_heads, begun)
     torch.cuda.synchronize()  # the order must be there before the kernel starts; in a step the layer before sees to that
     got = decode_attention_cuda.decode_attention(**inputs, order=order)
     live = context_B > 0
@@ -91,10 +91,10 @@ def test_logits(name: str, rows: int, hopper: torch.device) -> None:
     contexts = torch.randint(1, 1500, (rows,)).tolist()
     plain, fast = _caches(shape, contexts, hopper)
     batch = _batch(contexts, shape.vocab_size, hopper)
-    assert isinstance(model._few_rows, FewRows)
+    assert isinstance(model._chain, Chain)
     got = model.next_logits(batch, fast)
     chosen = model.next_chosen(batch, fast)  # the same keys and values are written once more
-    assert (chosen is None) == (rows > MOST_ROWS) and (chosen is None or torch.equal(chosen.take(), got.argmax(-1)))
+    assert (chosen is None) == (rows > FEW_ROWS) and (chosen is None or torch.equal(chosen.take(), got.argmax(-1)))
     want = torch.cat([_alone(model, batch, plain, row) for row in range(rows)])
     error = (got - want).norm() / want.norm()
     assert error < 0.03
@@ -115,19 +115,43 @@ def test_short_prompts(name: str, lengths: list[int], hopper: torch.device, monk
     for _, slot in model.slots():
         slot.target.normal_(0, 0.02) if slot.target.dim() > 1 else slot.target.normal_(1, 0.1)
     prompts = [torch.randint(0, shape.vocab_size, (length,)).tolist() for length in lengths]
-    steps = whole(prompts) if sum(lengths) <= MOST_TOKENS else chunked(prompts, 50, 2)
+    steps = whole(prompts) if sum(lengths) <= FEW_ROWS else chunked(prompts, 50, 2)
     taken: list[int] = []
-    monkeypatch.setattr(few_rows, "MOST_LAUNCHED_TOKENS", MOST_TOKENS)  # as in a graph
-    takes = FewRows.takes_tokens
-    monkeypatch.setattr(FewRows, "takes_tokens", lambda few, batch: taken.append(len(batch.tokens_T)) or takes(few, batch))
+    monkeypatch.setattr(chain, "MOST_LAUNCHED_TOKENS", FEW_ROWS)  # as in a graph
+    takes = Chain.takes_tokens
+    monkeypatch.setattr(Chain, "takes_tokens", lambda own, batch: taken.append(len(batch.tokens_T)) or takes(own, batch))
     got = torch.cat(PagedSequences(model, prompts).run(steps))
-    assert taken and all(count <= MOST_TOKENS for count in taken)
-    monkeypatch.setattr(FewRows, "takes_tokens", lambda few, batch: False)
+    assert taken and all(count <= FEW_ROWS for count in taken)
+    monkeypatch.setattr(Chain, "takes_tokens", lambda own, batch: False)
     want = torch.cat(PagedSequences(model, prompts).run(steps))
     assert (got - want).norm() / want.norm() < 0.03
     best = want.topk(2).values
     sure = best[:, 0] - best[:, 1] > 0.25
     assert torch.equal(got.argmax(-1)[sure], want.argmax(-1)[sure])
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
+@pytest.mark.parametrize("lengths", [[300], [512], [129, 400, 1], [1024]], ids=str)
+@pytest.mark.parametrize("way", ["all products", "the gated product"])
+def test_many_tokens(name: str, lengths: list[int], way: str, hopper: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own products of many rows, all or the gated one alone, against cuBLAS: whole prompts, and chunks behind them."""
+    shape = dataclasses.replace(known(name), num_layers=4)
+    torch.manual_seed(sum(lengths))
+    model = build(shape, torch.bfloat16, hopper, max_len=4096)
+    for _, slot in model.slots():
+        slot.target.normal_(0, 0.02) if slot.target.dim() > 1 else slot.target.normal_(1, 0.1)
+    prompts = [torch.randint(0, shape.vocab_size, (length,)).tolist() for length in lengths]
+    monkeypatch.setattr(Chain, "_pays", lambda own, tokens: way == "all products")
+    monkeypatch.setattr(mlp, "is_faster", lambda weight, rows: rows > FEW_ROWS)
+    got = [torch.cat(PagedSequences(model, prompts).run(steps)) for steps in (whole(prompts), chunked(prompts, 260, 1))]
+    monkeypatch.setattr(Chain, "takes_tokens", lambda own, batch: False)
+    monkeypatch.setattr(mlp, "is_faster", lambda weight, rows: False)
+    want = torch.cat(PagedSequences(model, prompts).run(whole(prompts)))
+    best = want.topk(2).values
+    sure = best[:, 0] - best[:, 1] > 0.25
+    for logits in got:
+        assert (logits - want).norm() / want.norm() < 0.03
+        assert torch.equal(logits.argmax(-1)[sure], want.argmax(-1)[sure])
 
 
 def _attention_inputs(heads: int, kv_heads: int, size: int, contexts: list[int], device: torch.device) -> Inputs:

@@ -1,0 +1,89 @@
+"""The gated half of a feed-forward layer in one pass: what is multiplied never reaches memory.
+
+    y = act(x G^T) * (x U^T)        G the first half of the weights' rows, U the second; act as in activation.py
+
+Many rows of bf16 on a Hopper card take cuda/many_rows.cu. Whoever asks `is_trusted` and `is_faster` first gets that, and takes a product and an
+activation where they say no; without, it is right everywhere and slow. Knows nothing of layers. Open `gated_linear` first.
+
+T rows, K inputs, F half of the outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from redline import log
+from redline.kernels.activation import reference_gelu_tanh_mul, reference_silu_mul
+from redline.kernels.op import Inputs, OpSpec, device_of, random_tensor
+from redline.kernels.skinny import FEW_ROWS, HOPPER, on_hopper
+from redline.kernels.trust import wrong_result
+from redline.ops import OPS
+
+LEAST_EFFICIENCY = 0.74
+"""Of the kernel, by `many_rows_cuda.efficiency`: with a number of rows that leaves processors idle, cuBLAS's choice of tiles is faster."""
+
+
+def gated_linear(x_TK: Tensor, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
+    """[T, F] in the type of x."""
+    if len(x_TK) > FEW_ROWS and on_hopper(x_TK, weight_2FK, len(weight_2FK) // 2):
+        from redline.kernels import product_cuda
+
+        return product_cuda.gated_linear(x_TK, weight_2FK, gelu)
+    gate_TF, up_TF = F.linear(x_TK.float(), weight_2FK.float()).chunk(2, -1)  # for comparison, not for speed
+    return ((F.gelu(gate_TF, approximate="tanh") if gelu else F.silu(gate_TF)) * up_TF).to(x_TK.dtype)
+
+
+@functools.cache
+def is_trusted(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel may be used: on its card, in its type, and if its results are right there, which is tried once. Not under capture."""
+    if device.type != "cuda" or dtype is not torch.bfloat16 or device_of(device).target.capability != HOPPER:
+        return False
+    reason = wrong_result([SPEC], device)
+    if reason is not None:
+        log.fallback("gated_linear", f"{reason}: a product and an activation instead")
+    return reason is None
+
+
+def is_faster(weight_2FK: Tensor, rows: int) -> bool:
+    """Whether the kernel takes less time for so many rows than a product and an activation, on a Hopper card."""
+    if rows <= FEW_ROWS or len(weight_2FK) % 32:
+        return False
+    from redline.kernels import many_rows_cuda
+    from redline.kernels.product import GATED
+
+    outputs, inputs = len(weight_2FK) // 2, weight_2FK.shape[1]
+    return many_rows_cuda.efficiency(GATED, outputs, inputs, rows, device_of(weight_2FK.device).processors) >= LEAST_EFFICIENCY
+
+
+def reference(x_TK: Tensor, weight_2FK: Tensor, gelu: bool = False) -> tuple[Tensor]:
+    return (reference_gelu_tanh_mul if gelu else reference_silu_mul)((x_TK.double() @ weight_2FK.double().T).float())
+
+
+def _make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+    weight_2FK = random_tensor((2 * axes["F"], axes["K"]), dtype, device, seed + 1) / axes["K"] ** 0.5
+    return {
+        "x_TK": random_tensor((axes["T"], axes["K"]), dtype, device, seed),
+        "weight_2FK": weight_2FK,
+        "gelu": bool(axes.get("GELU")),
+    }
+
+
+SPEC = OpSpec(
+    op=OPS["gated_linear"],
+    reference=reference,
+    run=gated_linear,
+    make_inputs=_make_inputs,
+    cases=(
+        {"T": 1, "F": 8, "K": 8},
+        {"T": 5, "F": 5, "K": 64},
+        {"T": 129, "F": 16, "K": 72},
+        {"T": 257, "F": 528, "K": 328, "GELU": 1},
+        {"T": 300, "F": 144, "K": 200},
+    ),
+    tolerance="product",
+)
