@@ -14,7 +14,7 @@ import kernel_checks
 from families import CASES, FAMILIES, PROMPTS, check_decided, half_precision_prompts, redline_model, reference_model
 from paging import PagedSequences, chunked, whole
 from redline import log
-from redline.kernels import attention, attention_cudnn, attention_plan, attention_triton
+from redline.kernels import attention, attention_plan, attention_triton, whole_attention
 from redline.kernels.tolerance import TOLERANCES, check
 
 pytestmark = pytest.mark.gpu
@@ -33,15 +33,17 @@ def cuda() -> torch.device:
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The numbers of rows of cuDNN's calls."""
+    """The numbers of rows of cuDNN's calls, where it is asked because our own kernel may not."""
     rows: list[int] = []
-    plain = attention_cudnn.causal
+    supports = whole_attention._supports
+    monkeypatch.setattr(whole_attention, "_supports", lambda way, *asked: way == whole_attention.CUDNN and supports(way, *asked))
+    plain = whole_attention.causal
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         rows.append(q.shape[0] * q.shape[2])
         return plain(q, k, v, scale)
 
-    monkeypatch.setattr(attention_cudnn, "causal", causal)
+    monkeypatch.setattr(whole_attention, "causal", causal)
     log.FALLBACKS.clear()
     yield rows
     assert {name for name, _ in log.FALLBACKS} <= {"chain"}, "small models have heads that other kernels lack"
@@ -50,7 +52,29 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 @pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64), (9, 3, 64), (16, 16, 80), (14, 2, 64), (8, 4, 256)])
 def test_cudnn_is_trusted(heads: tuple[int, int, int], cuda: torch.device) -> None:
     """With grouped heads, two prompts at once, and a prompt read past its end."""
-    assert attention_cudnn.check((cuda, *heads)) <= TOLERANCES["attention"]["bf16"]
+    assert whole_attention.check(whole_attention.CUDNN, (cuda, *heads)) <= TOLERANCES["attention"]["bf16"]
+
+
+@pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64), (5, 5, 128), (12, 2, 64)])
+@pytest.mark.parametrize(
+    ("start", "count", "length"), [(0, 1, 100), (7, 1, 513), (0, 2, 512), (5, 3, 300), (0, 1, 2048), (3, 2, 1537)]
+)
+def test_own_kernel(heads: tuple[int, int, int], start: int, count: int, length: int, cuda: torch.device) -> None:
+    """Prompts of any length from any row on, and not a row more; twice with the same bits."""
+    from redline.kernels import prompt_attention_cuda
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("our own kernel is Hopper's")
+    torch.manual_seed(length)
+    rows = start + count * length + 3
+    q, k, v = (torch.randn(rows, number, heads[2], device=cuda).bfloat16() for number in (heads[0], heads[1], heads[1]))
+    found, again = torch.full_like(q, 7.0), torch.full_like(q, 7.0)
+    for output in (found, again):
+        prompt_attention_cuda.attend(attention_plan.Whole(start, count, length, length), q, k, v, 0.1, output)
+    for first in range(start, rows - 3, length):
+        part = slice(first, first + length)
+        check("output", whole_attention._exact(q[part], k[part], v[part], 0.1), found[part], "attention", "bf16")
+    assert (found[:start] == 7).all() and (found[rows - 3 :] == 7).all() and torch.equal(found, again)
 
 
 LENGTHS = [
@@ -113,12 +137,12 @@ def test_tiles_fetched_by_descriptor(size: int, window: int, cuda: torch.device,
 def test_a_plan_is_made_ahead(cuda: torch.device, used: list[int]) -> None:
     """In the thread that asks, at the very shape and strides that a prompt comes with."""
     heads, rows = (32, 8, 128), attention_plan.padded(1111)
-    attention_cudnn.check((cuda, *heads))
+    whole_attention.check(whole_attention.CUDNN, (cuda, *heads))
 
     def seconds() -> float:
         torch.cuda.synchronize()
         began = time.perf_counter()
-        attention_cudnn.prepare(rows, heads, 0.1, torch.bfloat16, cuda)
+        whole_attention.prepare(rows, heads, 0.1, torch.bfloat16, cuda)
         torch.cuda.synchronize()
         return time.perf_counter() - began
 

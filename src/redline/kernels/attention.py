@@ -6,7 +6,7 @@
 One call serves decode, chunked prefill and whole prompts of many sequences at once: `Ragged` says which tokens and pages
 belong to whom. A token that sees nothing gets zeros, so padding is a sequence of context 0; rows of q that belong to no
 sequence come back undefined. Knows nothing of layers or requests. Open `paged_attention` first; `Ragged` is in ragged.py, the CPU's
-path is attention_torch.py, the kernels are in attention_triton.py; `prompt_attention` leaves whole prompts to attention_cudnn.py.
+path is attention_torch.py, the kernels are in attention_triton.py; `prompt_attention` leaves whole prompts to whole_attention.py.
 
 T packed query tokens, B sequences, N query heads, K kv heads, G = N / K, H head size, P pages (of a sequence, in the page
 table; of the cache, elsewhere), S tokens per page, Q query tokens and C keys of one sequence.
@@ -45,20 +45,20 @@ def paged_attention(
 def plan_prompts(
     ragged: Ragged, window: int, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> Split | None:
-    """How to divide a step between cuDNN and the paged kernel, or None: the paged kernel takes it all. `heads`: N, K, H."""
+    """How to divide a step between kernels for whole prompts and the paged one, or None: the paged kernel takes it all. `heads`: N, K, H."""
     if device.type != "cuda":
         return None
-    from redline.kernels import attention_cudnn
+    from redline.kernels import whole_attention
 
-    return attention_cudnn.plan(ragged, window, heads, dtype, device)
+    return whole_attention.plan(ragged, window, heads, dtype, device)
 
 
 def prepare_prompts(rows: int, heads: tuple[int, int, int], scale: float, dtype: torch.dtype, device: torch.device) -> None:
     """Do ahead what a whole prompt padded to `rows` would wait for. `heads`: N, K, H."""
     if device.type == "cuda":
-        from redline.kernels import attention_cudnn
+        from redline.kernels import whole_attention
 
-        attention_cudnn.prepare(rows, heads, scale, dtype, device)
+        whole_attention.prepare(rows, heads, scale, dtype, device)
 
 
 def prompt_attention(
@@ -71,9 +71,9 @@ def prompt_attention(
     window: int = 0,
 ) -> Tensor:
     """As `paged_attention`, with the new tokens' q, k and v at hand: contiguous, of T + `split.tail` rows, the last finite."""
-    from redline.kernels import attention_cudnn
+    from redline.kernels import whole_attention
 
-    return attention_cudnn.attend(split, heads, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
+    return whole_attention.attend(split, heads, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
 
 
 def reference(

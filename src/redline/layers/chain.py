@@ -39,8 +39,8 @@ MOST_LAUNCHED_TOKENS = 64
 
 MOST_CHAINED_TOKENS, LEAST_EFFICIENCY = 1024, 0.72
 """For products of many rows. As a graph 512 tokens take an 8B 11.95 ms and not 12.40, 1,024 tokens 23.25 and not 23.65. With more, power is the
-limit and cuBLAS needs less of it; where tiles leave processors idle (640 tokens: 16.5 ms and not 15.5), it cuts the inputs instead. The efficiency is that of the
-projections to the stream, by `many_rows_cuda.efficiency`."""
+limit and cuBLAS needs less of it; where tiles leave processors idle (640 tokens: 16.5 ms and not 15.5), it cuts the inputs instead. The efficiency is that of
+all but the first product, by `many_rows_cuda.efficiency`."""
 
 LEAST_DEALT, LEAST_LONG_DEALT = 40, 8
 """From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors; the second where contexts may
@@ -123,17 +123,19 @@ class Chain:
     def _pays(self, tokens: int) -> bool:
         """Whether products of so many rows are faster than cuBLAS with what surrounds them."""
         from redline.kernels import many_rows_cuda
-        from redline.kernels.product import STORE
+        from redline.kernels.product import GATED, STORE
 
         shape = self._decoder.shape
         sizes = (shape.hidden_size, shape.intermediate_size, shape.head_size)
         if tokens > MOST_CHAINED_TOKENS or any(size % 16 for size in sizes):
             return False
-        processors, own = device_of(self._decoder.embed.weight_VD.device).processors, shape.num_heads * shape.head_size
-        return all(
-            many_rows_cuda.efficiency(STORE, shape.hidden_size, inputs, tokens, processors) >= LEAST_EFFICIENCY
-            for inputs in (own, shape.intermediate_size)
+        processors, heads = device_of(self._decoder.embed.weight_VD.device).processors, shape.num_heads * shape.head_size
+        products = (
+            (STORE, shape.hidden_size, heads),
+            (STORE, shape.hidden_size, shape.intermediate_size),
+            (GATED, shape.intermediate_size, shape.hidden_size),
         )
+        return all(many_rows_cuda.efficiency(*product, tokens, processors) >= LEAST_EFFICIENCY for product in products)
 
     def prepare(self, rows: int) -> None:
         """Compile ahead the kernels of all steps of up to `rows` tokens: they are others for other numbers of tokens."""

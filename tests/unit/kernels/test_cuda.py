@@ -93,6 +93,14 @@ def test_many_rows(rows: int) -> None:
         assert form.stages >= 3
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_prompt_attention(size: int) -> None:
+    """The assembler tells where it makes products wait for each other because something touches their registers too soon."""
+    attention = pytest.importorskip("redline.kernels.prompt_attention_cuda")
+    log = _log("prompt_attention.cu", **attention.definitions(size))
+    assert _told(log)[1] == 0 and "serialized" not in log
+
+
 def test_many_rows_are_cut_for_all_processors() -> None:
     """The forms that were fastest on an H200 (8B): no processor idle where narrower tiles give it work."""
     many = pytest.importorskip("redline.kernels.many_rows_cuda")

@@ -41,6 +41,8 @@ def prepared(source: str, definitions: Mapping[str, int]) -> tuple[str, list[str
     parts = [folder.joinpath("hopper.cuh").read_text()]
     if "multiply(sums" in body:
         parts.append(product(_columns(definitions)))
+    if "weigh(sums" in body:
+        parts.append(product_of_registers(definitions["SIZE"]))
     defined = [f"-D{name}={value}" for name, value in definitions.items()]
     return "\n".join([*parts, body]), [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17", *defined]
 
@@ -64,6 +66,21 @@ def product(columns: int) -> str:
         f'    asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "\n'
         f'        "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {{{sums}}}, %{count}, %{count + 1}, p, 1, 1, 0, 0;}}"\n'
         f'        : {outputs} : "l"(w), "l"(x), "r"((int)accumulate));\n'
+        "}\n"
+    )
+
+
+def product_of_registers(columns: int) -> str:
+    """`weigh`: sums += w x as above, where w is a thread's four words of 64 rows and 16 columns, and x is read across its rows of 16 x `columns`."""
+    count = columns // 2
+    sums = ", ".join(f"%{i}" for i in range(count))
+    outputs = ", ".join(f'"+f"(sums[{i}])' for i in range(count))
+    words = ", ".join(f"%{count + i}" for i in range(4))
+    return (
+        "__device__ __forceinline__ void weigh(float* sums, const u32* w, u64 x, bool accumulate) {\n"
+        f'    asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + 5}, 0; "\n'
+        f'        "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {{{sums}}}, {{{words}}}, %{count + 4}, p, 1, 1, 1;}}"\n'
+        f'        : {outputs} : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(x), "r"((int)accumulate));\n'
         "}\n"
     )
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redline import log
-from redline.kernels import attention, attention_cudnn, attention_plan
+from redline.kernels import attention, attention_plan, whole_attention
 from redline.kernels.tolerance import check
 
 CPU = torch.device("cpu")
@@ -25,9 +25,9 @@ def exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(attention_cudnn, "_trusted", {})
-    monkeypatch.setattr(attention_cudnn, "causal", exact)
-    monkeypatch.setattr(attention_cudnn, "_supports", lambda heads, dtype, device: True)
+    monkeypatch.setattr(whole_attention, "_trusted", {})
+    monkeypatch.setattr(whole_attention, "causal", exact)
+    monkeypatch.setattr(whole_attention, "_supports", lambda way, kind, dtype: way == whole_attention.CUDNN)
     monkeypatch.setattr(attention_plan, "WHOLE_TOKENS", 20)
     monkeypatch.setattr(attention_plan, "LEAST_STEP", 8)
     log.FALLBACKS.clear()
@@ -55,13 +55,13 @@ def step(lengths: list[tuple[int, int]], window: int = 0) -> tuple[dict[str, obj
 
 def run(given: dict[str, object]) -> Tensor:
     ragged, (q, k, v), caches, window = given["ragged"], given["new"], given["caches"], given["window"]
-    split = attention_cudnn.plan(ragged, window, KIND[1:], q.dtype, CPU)
+    split = whole_attention.plan(ragged, window, KIND[1:], q.dtype, CPU)
     if split is None:
         from redline.kernels import attention_triton
 
         return attention_triton.paged_attention(q, *caches, ragged, 0.25, window)
     heads = tuple(torch.cat((x, x.new_zeros((split.tail, *x.shape[1:])))) for x in (q, k, v))
-    return attention_cudnn.attend(split, heads, *caches, ragged, 0.25, window)
+    return whole_attention.attend(split, heads, *caches, ragged, 0.25, window)
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -95,7 +95,7 @@ def test_what_fails_the_check_is_not_used(wrong: str, monkeypatch: pytest.Monkey
             raise RuntimeError("No execution plans support the graph.\ndetails")
         return exact(q, k, v, scale) * (torch.nan if wrong == "nan" else 1.02)
 
-    monkeypatch.setattr(attention_cudnn, "causal", causal)
+    monkeypatch.setattr(whole_attention, "causal", causal)
     given, expected = step([(24, 24), (1, 5)])
     check("output", expected, run(given), "attention", "f32")
     asked = len(calls)
@@ -111,10 +111,10 @@ def test_a_failure_later_leaves_the_step_to_the_paged_kernel(monkeypatch: pytest
     def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
 
-    monkeypatch.setattr(attention_cudnn, "causal", causal)
+    monkeypatch.setattr(whole_attention, "causal", causal)
     check("output", expected, run(given), "attention", "f32")
-    assert log.FALLBACKS[attention_cudnn.NAME, "cuDNN failed: CUDNN_STATUS_EXECUTION_FAILED"] == 1
-    assert attention_cudnn.plan(given["ragged"], 0, KIND[1:], torch.float32, CPU) is None
+    assert log.FALLBACKS[whole_attention.NAME, "cuDNN failed: CUDNN_STATUS_EXECUTION_FAILED"] == 1
+    assert whole_attention.plan(given["ragged"], 0, KIND[1:], torch.float32, CPU) is None
 
 
 def test_memory_that_runs_out_is_no_fault_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,18 +122,18 @@ def test_memory_that_runs_out_is_no_fault_of_the_kernel(monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     given, _ = step([(24, 24)])
-    monkeypatch.setattr(attention_cudnn, "causal", causal)
+    monkeypatch.setattr(whole_attention, "causal", causal)
     with pytest.raises(torch.OutOfMemoryError):
         run(given)
-    monkeypatch.setattr(attention_cudnn, "causal", exact)
-    assert attention_cudnn.plan(given["ragged"], 0, KIND[1:], torch.float32, CPU) is not None
+    monkeypatch.setattr(whole_attention, "causal", exact)
+    assert whole_attention.plan(given["ragged"], 0, KIND[1:], torch.float32, CPU) is not None
 
 
 def test_no_plan_without_lengths_or_prompts() -> None:
     given, _ = step([(1, 5), (18, 18)])
-    assert attention_cudnn.plan(given["ragged"], 0, KIND[1:], torch.float32, CPU) is None
+    assert whole_attention.plan(given["ragged"], 0, KIND[1:], torch.float32, CPU) is None
     ragged, _ = attention.make_ragged([40], [40], 16, CPU, seed=0, known=False)
-    assert attention_cudnn.plan(ragged, 0, KIND[1:], torch.float32, CPU) is None
+    assert whole_attention.plan(ragged, 0, KIND[1:], torch.float32, CPU) is None
 
 
 def test_plans_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,15 +146,15 @@ def test_plans_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
     given, _ = step([(21, 21)])
     run(given)
-    monkeypatch.setattr(attention_cudnn, "causal", causal)
-    attention_cudnn.prepare(attention_plan.padded(21), KIND[1:], 0.25, torch.float32, CPU)
+    monkeypatch.setattr(whole_attention, "causal", causal)
+    whole_attention.prepare(attention_plan.padded(21), KIND[1:], 0.25, torch.float32, CPU)
     run(given)
     assert len(shapes) == 2 and shapes[0] == shapes[1] and not log.FALLBACKS
 
     def broken(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         raise RuntimeError("no engine")
 
-    monkeypatch.setattr(attention_cudnn, "causal", broken)
+    monkeypatch.setattr(whole_attention, "causal", broken)
     for _ in range(2):
-        attention_cudnn.prepare(32, KIND[1:], 0.25, torch.float32, CPU)
+        whole_attention.prepare(32, KIND[1:], 0.25, torch.float32, CPU)
     assert sum(log.FALLBACKS.values()) == 1

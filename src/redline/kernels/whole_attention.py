@@ -1,12 +1,12 @@
-"""Attention of whole prompts by cuDNN, from q, k and v as they come from the projection; the cache is only for the others.
+"""Attention of whole prompts, from q, k and v as they come from the projection; the cache is only for the others.
 
-On Hopper and later cuDNN's kernel is about twice as fast as one that Triton can make. It is reached through torch, whose
-plans are kept per thread and by exact shape, and built in 40 ms: so prompts are computed as one of few lengths
-(attention_plan.py), for which plans can be made ahead (`prepare`). That reads a prompt's neighbour, or the zeroes below the last token, with a weight of exactly 0; 0 times
-infinity would not be 0, so only bfloat16 comes here, whose range no activation leaves.
+There are two ways, on Hopper and later one or both: our own kernel (prompt_attention_cuda.py), and cuDNN's, which has more sizes of heads and cards. cuDNN's
+is reached through torch, whose plans are kept per thread and by exact shape, and built in 40 ms: so prompts are computed as one of few lengths
+(attention_plan.py), for which plans can be made ahead (`prepare`). Both read a prompt's neighbour, or the zeroes below the last token, with a weight of
+exactly 0; 0 times infinity would not be 0, so only bfloat16 comes here, whose range no activation leaves.
 
-Nothing of this is taken on trust: per device and kind of heads it is held against float32 once, and what fails, then or
-later, is logged and left to the paged kernel. Open `plan`, then `attend`. Legend as in attention.py; R rows of T tokens and
+Nothing of this is taken on trust: per device and kind of heads each way is held against float32 once, and what fails, then or
+later, is logged and left to the other or to the paged kernel. Open `plan`, then `attend`. Legend as in attention.py; R rows of T tokens and
 the tail below them.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from redline import log
+from redline.errors import RedlineError
 from redline.kernels import attention_plan, op
 from redline.kernels.attention_plan import Split, Whole
 from redline.kernels.ragged import Ragged
@@ -24,23 +25,27 @@ from redline.kernels.tolerance import TOLERANCES, rms_ratio
 LEAST_CAPABILITY = 90
 MOST_HEAD_SIZE = 256
 NAME = "attention of whole prompts"
+OWN, CUDNN = "our kernel", "cuDNN"
+
+MOST_NARROW_TOKENS = 4096
+"""Of prompts taken together whose heads have fewer than 128 numbers, by our own kernel: with more, cuDNN is up to 7 % faster (H200)."""
 
 Kind = tuple[torch.device, int, int, int]  # N, K, H
 
-_trusted: dict[Kind, bool] = {}
+_trusted: dict[tuple[str, Kind], bool] = {}
 
 
 def plan(ragged: Ragged, window: int, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Split | None:
-    """How to split the step, or None where no prompt of it is for cuDNN. `heads`: N, K, H.
+    """How to split the step, or None where no prompt of it is for these kernels. `heads`: N, K, H.
 
-    The first call for a kind of heads makes the check, and waits for it.
+    The first call for a kind of heads makes the checks, and waits for them.
     """
     if ragged.lengths is None or ragged.max_query < attention_plan.WHOLE_TOKENS:
         return None
-    key = ("cudnn", window, heads)
+    key = ("whole", window, heads)
     if key not in ragged.plans:
         split = attention_plan.split(ragged.lengths, window)
-        usable = split.wholes and _supports(heads, dtype, device) and _is_trusted((device, *heads))
+        usable = split.wholes and any(_may(way, (device, *heads), dtype) for way in (OWN, CUDNN))
         ragged.plans[key] = split if usable else None
     planned: Split | None = ragged.plans[key]
     return planned
@@ -60,21 +65,18 @@ def attend(
 
     tokens = heads[0].shape[0] - split.tail
     q_TNH = heads[0][:tokens]
-    try:
-        whole = split.wholes[0]
-        if whole.count * whole.length == tokens:
-            return _whole(whole, *heads, scale)[:, : whole.length].reshape(q_TNH.shape)
-        output_TNH = torch.empty_like(q_TNH)
-        for whole in split.wholes:
-            rows_BLNH = output_TNH[whole.start : whole.stop].view(whole.count, whole.length, *q_TNH.shape[1:])
-            rows_BLNH.copy_(_whole(whole, *heads, scale)[:, : whole.length])
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        kind = (q_TNH.device, q_TNH.shape[1], *k_cache_PSKH.shape[2:])
-        _distrust(kind, f"cuDNN failed: {_first_line(error)}")
-        ragged.plans.pop(("cudnn", window, kind[1:]), None)
-        return attention_triton.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
+    kind = (q_TNH.device, q_TNH.shape[1], *k_cache_PSKH.shape[2:])
+    output_TNH = torch.empty_like(q_TNH)
+    for whole in split.wholes:
+        way = _way(whole, kind, q_TNH.dtype)
+        try:
+            _take(way, whole, heads, scale, output_TNH)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, RedlineError) as error:
+            _distrust(way, kind, f"{way} failed: {_first_line(error)}")
+            ragged.plans.pop(("whole", window, kind[1:]), None)
+            return attention_triton.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
     for run in split.runs:
         attention_triton.attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
     return output_TNH
@@ -82,7 +84,8 @@ def attend(
 
 def prepare(rows: int, heads: tuple[int, int, int], scale: float, dtype: torch.dtype, device: torch.device) -> None:
     """Have cuDNN plan for a prompt of that many rows (attention_plan.py), in this thread, so that none has to wait for it."""
-    if not _supports(heads, dtype, device) or not _is_trusted((device, *heads)):
+    kind = (device, *heads)
+    if not any(_may(way, kind, dtype) for way in (OWN, CUDNN)) or _way(Whole(0, 1, rows, rows), kind, dtype) != CUDNN:
         return
     num_heads, kv_heads, size = heads
     q_RNH = torch.zeros((rows, num_heads, size), dtype=dtype, device=device)
@@ -92,11 +95,28 @@ def prepare(rows: int, heads: tuple[int, int, int], scale: float, dtype: torch.d
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        _distrust((device, *heads), f"cuDNN failed: {_first_line(error)}")
+        _distrust(CUDNN, kind, f"cuDNN failed: {_first_line(error)}")
+
+
+def _way(whole: Whole, kind: Kind, dtype: torch.dtype) -> str:
+    """By whom these prompts are taken, of those that may."""
+    is_own = kind[3] >= 128 or whole.count * whole.length <= MOST_NARROW_TOKENS or not _may(CUDNN, kind, dtype)
+    return OWN if is_own and _may(OWN, kind, dtype) else CUDNN
+
+
+def _take(way: str, whole: Whole, heads: tuple[Tensor, Tensor, Tensor], scale: float, output_TNH: Tensor) -> None:
+    """Write the rows of `whole`."""
+    if way == OWN:
+        from redline.kernels import prompt_attention_cuda
+
+        prompt_attention_cuda.attend(whole, *heads, scale, output_TNH)
+    else:
+        rows_BLNH = output_TNH[whole.start : whole.stop].view(whole.count, whole.length, *output_TNH.shape[1:])
+        rows_BLNH.copy_(_whole(whole, *heads, scale)[:, : whole.length])
 
 
 def _whole(whole: Whole, q_RNH: Tensor, k_RKH: Tensor, v_RKH: Tensor, scale: float) -> Tensor:
-    """[count, rows, N, H]; past a prompt's length it is meaningless."""
+    """[count, rows, N, H] by cuDNN; past a prompt's length it is meaningless."""
     q, k, v = (_prompts(x, whole) for x in (q_RNH, k_RKH, v_RKH))
     return causal(q, k, v, scale).transpose(1, 2)
 
@@ -120,32 +140,42 @@ def causal(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, scale: float) -> Tens
     return found[0]
 
 
-def _supports(heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> bool:
+def _may(way: str, kind: Kind, dtype: torch.dtype) -> bool:
+    """Whether there is such a kernel for these heads, and it is right."""
+    return _supports(way, kind, dtype) and _is_trusted(way, kind)
+
+
+def _supports(way: str, kind: Kind, dtype: torch.dtype) -> bool:
+    device, *heads = kind
     if device.type != "cuda" or dtype is not torch.bfloat16:
         return False
+    if way == OWN:
+        from redline.kernels import prompt_attention_cuda
+
+        return prompt_attention_cuda.takes(heads[2], device)
     capability = op.device_of(device).target.capability
     return capability >= LEAST_CAPABILITY and heads[2] <= MOST_HEAD_SIZE and heads[2] % 8 == 0
 
 
-def _is_trusted(kind: Kind) -> bool:
-    if kind not in _trusted:
+def _is_trusted(way: str, kind: Kind) -> bool:
+    if (way, kind) not in _trusted:
         if kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False  # a check would wait for the device
-        _trusted[kind] = True
+        _trusted[way, kind] = True
         try:
-            error = check(kind)
+            error = check(way, kind)
             if not error <= TOLERANCES["attention"]["bf16"]:  # written so that NaN fails
-                _distrust(kind, "cuDNN's results differ from float32 by more than the tolerance")
+                _distrust(way, kind, f"{way}'s results differ from float32 by more than the tolerance")
         except torch.OutOfMemoryError:
-            del _trusted[kind]
+            del _trusted[way, kind]
             raise
-        except RuntimeError as error:
-            _distrust(kind, f"cuDNN cannot: {_first_line(error)}")
-    return _trusted[kind]
+        except (RuntimeError, RedlineError, ImportError) as error:
+            _distrust(way, kind, f"{way} cannot: {_first_line(error)}")
+    return _trusted[way, kind]
 
 
-def _distrust(kind: Kind, reason: str) -> None:
-    _trusted[kind] = False
+def _distrust(way: str, kind: Kind, reason: str) -> None:
+    _trusted[way, kind] = False
     log.fallback(NAME, reason)
 
 
@@ -153,7 +183,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def check(kind: Kind) -> float:
+def check(way: str, kind: Kind) -> float:
     """The largest RMS error over RMS of the reference: two prompts together, and one read past its end."""
     device, heads, kv_heads, size = kind
     rows = attention_plan.WHOLE_TOKENS
@@ -166,10 +196,11 @@ def check(kind: Kind) -> float:
     scale = size**-0.5
     errors = []
     for whole in (Whole(0, 2, rows, rows), Whole(rows - 5, 1, rows - 3, rows)):
-        found = _whole(whole, q, k, v, scale)[:, : whole.length]
+        output = torch.empty_like(q)
+        _take(way, whole, (q, k, v), scale, output)
         for b in range(whole.count):
             part = slice(whole.start + b * whole.length, whole.start + (b + 1) * whole.length)
-            errors.append(rms_ratio(_exact(q[part], k[part], v[part], scale), found[b]))
+            errors.append(rms_ratio(_exact(q[part], k[part], v[part], scale), output[part]))
     return max(errors, key=lambda error: (error != error, error))  # a NaN above all
 
 
