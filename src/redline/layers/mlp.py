@@ -31,9 +31,13 @@ class Mlp:
         self._has_kernel = not shape.mlp_bias and not place.invariant and is_trusted(place.device, place.dtype)
 
     def __call__(self, x_TD: Tensor) -> Tensor:
+        return self.down(self.inner(x_TD))
+
+    def inner(self, x_TD: Tensor) -> Tensor:
+        """[T, F]: what is projected back."""
         if self.takes(len(x_TD)):
-            return self.down(gated_linear(x_TD, self.gate_up.weight_NK, self.is_gelu))
-        return self.down(self._activate(self.gate_up(x_TD)))
+            return gated_linear(x_TD, self.gate_up.weight_NK, self.is_gelu)
+        return self._activate(self.gate_up(x_TD))
 
     def takes(self, rows: int) -> bool:
         """Whether so many rows take the kernel that multiplies and gates in one."""
