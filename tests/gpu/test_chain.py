@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
 
 from paging import PagedSequences, chunked, whole
+from redline import log
 from redline.kernels import decode_attention
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import Inputs, device_of
@@ -76,6 +78,31 @@ def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[in
     assert torch.equal(got[live], again[live])
     for want, cache in zip(expected[1:], (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), strict=True):
         check("cache", want.nan_to_num(), cache.float().nan_to_num(), decode_attention.SPEC.tolerance, "bf16")
+
+
+@pytest.mark.parametrize("broken", ["one_row_cuda", "many_rows_cuda", "decode_attention_cuda", "batch_attention_cuda"])
+def test_what_gives_wrong_results_is_not_used(broken: str, hopper: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel is tried when a model is first used; the model then runs on portable ones and says so once."""
+    kernels = importlib.import_module(f"redline.kernels.{broken}")
+    name = {"decode_attention_cuda": "decode_attention", "batch_attention_cuda": "batch_attention"}.get(broken, "launch")
+    right = getattr(kernels, name)
+
+    def wrong(*args: object, **named: object) -> object:
+        result = right(*args, **named)
+        if isinstance(result, torch.Tensor):
+            return result + 1
+        args[0].output_T.add_(1)  # type: ignore[attr-defined]
+        return result
+
+    monkeypatch.setattr(kernels, name, wrong)
+    for cached in (chain.trusted, chain.trusted_attention):
+        cached.cache_clear()
+    log.FALLBACKS.clear()
+    model = build(dataclasses.replace(known("llama-3.2-1b"), num_layers=1), torch.bfloat16, hopper, max_len=64)
+    assert model._chain is None and [name for name, _ in log.FALLBACKS] == ["chain"]
+    for cached in (chain.trusted, chain.trusted_attention):
+        cached.cache_clear()
+    log.FALLBACKS.clear()
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])

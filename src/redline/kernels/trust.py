@@ -1,8 +1,8 @@
-"""Whether kernels' results are right on a device, tried on small inputs: `wrong_result`."""
+"""Whether kernels' results are right on a device, tried on small inputs: `wrong_result`, and `wrong_attention` for Hopper's decode steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -13,18 +13,57 @@ LARGEST_ERROR = 0.02
 """Of all results together, against float32: bf16's own is a quarter of it, and a wrong kernel's is near 1."""
 
 
-def wrong_result(specs: Iterable[OpSpec], device: torch.device) -> str | None:
-    """None if every op's results on `device`, in bf16, are those of its reference, for its third case and its last (few rows and many); otherwise
-    what is wrong with one of them."""
+CONTEXTS = {"clusters": (1, 270), "chunks": (2, 4300), "dealt": (64, 40)}
+"""Sequences and keys for which each kind of attention is the usual one."""
+
+PAGE_SIZE = 64  # the engine's own
+
+
+def wrong_result(cases: Iterable[tuple[OpSpec, Mapping[str, int]]], device: torch.device) -> str | None:
+    """None if the results of these cases on `device`, in bf16, are those of their references; otherwise what is wrong with one of them."""
     try:
-        for spec in specs:
-            for case in (spec.cases[2], spec.cases[-1]):
-                inputs = spec.make_inputs(case, torch.bfloat16, device, 1)
-                expected = spec.reference(**inputs)
-                for want, got in zip(expected, spec.results(spec.run, inputs), strict=True):
-                    error = (got.float() - want).norm() / want.float().norm()
-                    if not (torch.equal(got, want) if spec.tolerance == "exact" else error < LARGEST_ERROR):  # a NaN is not
-                        return f"the kernel of {spec.name} gives wrong results on this card"
+        for spec, case in cases:
+            inputs = spec.make_inputs(case, torch.bfloat16, device, 1)
+            expected = spec.reference(**inputs)
+            for want, got in zip(expected, spec.results(spec.run, inputs), strict=True):
+                if not (torch.equal(got, want) if spec.tolerance == "exact" else _is_close(got, want)):
+                    return f"the kernel of {spec.name} gives wrong results on this card"
     except (RedlineError, ImportError) as error:
         return f"the kernels cannot be used ({error})"
     return None
+
+
+def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: torch.device) -> str | None:
+    """The same for the attention of steps with one new token a sequence, of each kind that takes these heads (layers/chain.py)."""
+    from redline.kernels import batch_attention_cuda, begin_cuda, decode_attention, decode_attention_cuda
+
+    axes = {"N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0} | ({"NORM": 1} if normed else {})
+    try:
+        for kind, (rows, context) in CONTEXTS.items():
+            inputs = decode_attention.make_inputs({"B": rows, "C": context, **axes}, torch.bfloat16, device, 1)
+            inputs.pop("window")
+            want = decode_attention.reference(**inputs)[0].flatten(1)
+            context_B = inputs["ragged"].context_B
+            if kind == "dealt":
+                if not batch_attention_cuda.takes(rows, heads, kv_heads, size, PAGE_SIZE):
+                    continue
+                deal = batch_attention_cuda.deal(context_B, heads, kv_heads, size)
+                torch.cuda.synchronize(device)  # in a step the layer before sees to that
+                got = batch_attention_cuda.batch_attention(**inputs, deal=deal)
+            else:
+                begun = begin_cuda.Begun.empty(rows, 64, 1e-6, device)
+                tokens_B = torch.zeros(rows, dtype=torch.int64, device=device)
+                table_VD = torch.zeros((4, 64), dtype=torch.bfloat16, device=device)
+                order = begin_cuda.begin(tokens_B, table_VD, 1.0, torch.ones(64, device=device), context_B, kv_heads, begun)
+                torch.cuda.synchronize(device)
+                got = decode_attention_cuda.decode_attention(**inputs, order=order)
+            if not _is_close(got, want):
+                return f"attention by {kind} gives wrong results on this card"
+    except (RedlineError, ImportError) as error:
+        return f"the attention kernels cannot be used ({error})"
+    return None
+
+
+def _is_close(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """A NaN is not."""
+    return bool((got.float() - want).norm() / want.float().norm() < LARGEST_ERROR)

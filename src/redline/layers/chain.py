@@ -25,7 +25,7 @@ from redline import log
 from redline.kernels import skinny
 from redline.kernels.norm import rms_norm
 from redline.kernels.op import device_of
-from redline.kernels.trust import wrong_result
+from redline.kernels.trust import wrong_attention, wrong_result
 from redline.layers.batch import Batch, KVCache
 from redline.layers.mlp import Mlp
 
@@ -66,7 +66,12 @@ def chain_of(decoder: Decoder, blocks: Sequence[PreNormBlock]) -> Chain | None:
     device = decoder.embed.weight_VD.device
     if device.type != "cuda":
         return None
-    reason = _reason_against(decoder, blocks, device) or trusted(device)
+    shape = decoder.shape
+    reason = (
+        _reason_against(decoder, blocks, device)
+        or trusted(device)
+        or trusted_attention(shape.num_heads, shape.num_kv_heads, shape.head_size, shape.qk_norm, device)
+    )
     if reason is not None:
         log.fallback("chain", reason)
         return None
@@ -93,7 +98,16 @@ def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: to
 @functools.cache
 def trusted(device: torch.device) -> str | None:
     """None if the kernels' results are right on this device, tried once on small inputs; otherwise what is wrong."""
-    reason = wrong_result((skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD), device)
+    few = [(spec, spec.cases[2]) for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD)]
+    many = [(spec, spec.cases[-1]) for spec in (skinny.LINEAR, skinny.GATED, skinny.ADD)]
+    reason = wrong_result(few + many, device)
+    return None if reason is None else f"{reason}: portable kernels decode"
+
+
+@functools.cache
+def trusted_attention(heads: int, kv_heads: int, size: int, normed: bool, device: torch.device) -> str | None:
+    """The same for the attention of decode steps."""
+    reason = wrong_attention(heads, kv_heads, size, normed, device)
     return None if reason is None else f"{reason}: portable kernels decode"
 
 
