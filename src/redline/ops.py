@@ -301,6 +301,15 @@ OPS: dict[str, Op] = {
             flops=lambda a: 7 * a["T"] * (a["N"] + a["K"]) * a["H"],
         ),
         Op(
+            "project_heads",
+            {"T": "tokens", "D": "model size", "N": "query heads"} | _PAGE_AXES | {"L": "rows of the table"},
+            read_bytes=lambda a, d: (
+                (_size(a, "T", "D") + (a["N"] + 2 * a["K"]) * a["H"] * a["D"]) * ELEMENT_BYTES[d] + a["T"] * (4 * a["H"] + 16)
+            ),
+            write_bytes=lambda a, d: a["T"] * (a["N"] + 2 * a["K"]) * a["H"] * ELEMENT_BYTES[d],
+            flops=lambda a: (2 * a["D"] * (a["N"] + 2 * a["K"]) + 7 * (a["N"] + a["K"])) * a["T"] * a["H"],
+        ),
+        Op(
             "invariant_linear",
             {"T": "rows", "N": "outputs", "K": "inputs"},
             read_bytes=lambda a, d: (_size(a, "N", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],

@@ -64,7 +64,7 @@ def sizes(spec: OpSpec, shape: ModelShape, scale: Scale, page_size: int) -> list
     return [max(spec.cases, key=lambda case: spec.op.total_bytes(case, spec.op.dtypes[0]))]
 
 
-_TOKENS = ("rms_norm", "add_rms_norm", "rotate", "silu_mul", "gelu_tanh_mul", "write_kv", "prepare_heads")
+_TOKENS = ("rms_norm", "add_rms_norm", "rotate", "silu_mul", "gelu_tanh_mul", "write_kv", "prepare_heads", "project_heads")
 _ROWS = ("sample", "apply_mask", "apply_penalties", "begin_decode", "end_decode")
 _LINEAR = (
     *("norm_linear", "norm_gated", "linear_add", "project"),

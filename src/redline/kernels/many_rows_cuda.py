@@ -6,6 +6,7 @@ How a kernel cuts its work (`Form`) is the cheapest of a few by `clocks`, a mode
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from redline.kernels.cuda.compiler import machine_code
-from redline.kernels.cuda.launcher import Kernel, grouped_map, tensor_map
+from redline.kernels.cuda.launcher import Argument, Kernel, grouped_map, tensor_map
 from redline.kernels.op import ceil_div
-from redline.kernels.product import ADD, GATED, Product
+from redline.kernels.product import ADD, GATED, HEADS, Arguments, Heads, Product, pointer
 
 ROWS = 128
 """Of a tile."""
@@ -95,11 +97,38 @@ def definitions(form: Form, kind: int, *, scaled: bool, biased: bool, gelu: bool
     return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
 
 
+class _HeadArguments(ctypes.Structure):
+    _fields_ = [
+        ("product", Arguments),
+        *((name, ctypes.c_void_p) for name in ("positions", "slots", "cos_sin", "q_norm", "k_norm")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "key_cache", "value_cache")),
+        *((name, ctypes.c_int) for name in ("heads", "kv_heads")),
+        ("head_eps", ctypes.c_float),
+    ]
+
+
 @functools.cache
 def _kernel(form: Form, kind: int, scaled: bool, biased: bool, gelu: bool, device: torch.device) -> Kernel:
     code = machine_code("many_rows.cu", definitions(form, kind, scaled=scaled, biased=biased, gelu=gelu))
+    return _loaded(form, code, device)
+
+
+def _loaded(form: Form, code: bytes, device: torch.device) -> Kernel:
     with torch.cuda.device(device):
         return Kernel(code, "many_rows", threads=384, shared_bytes=form.stages * form.step_bytes + 1024)
+
+
+HEAD_FORM = Form(256, 2)
+"""Tiles hold whole heads."""
+
+
+def head_definitions(size: int, normed: bool, biased: bool) -> dict[str, int]:
+    return definitions(HEAD_FORM, HEADS, scaled=False, biased=biased, gelu=False) | {"SIZE": size, "NORMED": int(normed)}
+
+
+@functools.cache
+def _head_kernel(size: int, normed: bool, biased: bool, device: torch.device) -> Kernel:
+    return _loaded(HEAD_FORM, machine_code("many_rows.cu", head_definitions(size, normed, biased)), device)
 
 
 class Wanted(NamedTuple):
@@ -136,7 +165,28 @@ def form_of(product: Product) -> Form:
 def launch(product: Product) -> None:
     """Queue one kernel."""
     form = form_of(product)
+    kernel = _kernel(form, product.kind, **product.traits, device=product.device)
+    _queue(kernel, form, product, product.arguments)
+
+
+def launch_heads(product: Product, heads: Heads, kept: tuple[Tensor, Tensor] | None) -> None:
+    """Queue one kernel of kind HEADS: its output has the queries, `kept` keys and values of all rows where they are wanted beside the caches."""
+    prepare, (kv_heads, size) = heads.prepare, heads.k_cache_PSKH.shape[2:]
+    assert heads.positions_T.dtype is heads.slots_T.dtype is torch.int64
+    tensors = (heads.positions_T, heads.slots_T, prepare.cos_sin_LH, prepare.q_norm_H, prepare.k_norm_H)
+    caches = (heads.k_cache_PSKH, heads.v_cache_PSKH)
+    arguments = _HeadArguments(
+        product.arguments,
+        *(pointer(tensor) for tensor in (*tensors, *(kept or (None, None)), *caches)),
+        product.outputs // size - 2 * kv_heads,
+        kv_heads,
+        prepare.eps,
+    )
+    kernel = _head_kernel(size, prepare.q_norm_H is not None, product.bias_N is not None, product.device)
+    _queue(kernel, HEAD_FORM, product, arguments)
+
+
+def _queue(kernel: Kernel, form: Form, product: Product, arguments: Argument) -> None:
     clusters = min(form.tiles(product.kind, product.outputs, product.rows), product.processors // form.cluster)
     maps = [grouped_map(product.weight_NK, form.columns // 2), tensor_map(product.x_TK, ROWS)]
-    kernel = _kernel(form, product.kind, **product.traits, device=product.device)
-    kernel.launch(clusters * form.cluster, [*maps, product.arguments], dependent=True, cluster=form.cluster)
+    kernel.launch(clusters * form.cluster, [*maps, arguments], dependent=True, cluster=form.cluster)

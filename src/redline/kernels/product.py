@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import device_of
 from redline.kernels.skinny import Gained
 
-STORE, GATED, ADD, STORE_FLOAT, CHOOSE = range(5)
+STORE, GATED, ADD, STORE_FLOAT, CHOOSE, HEADS = range(6)
 
 
 class Arguments(ctypes.Structure):
@@ -26,6 +27,17 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("inverse_size", "eps")),
         ("late", ctypes.c_int),
     ]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Where heads belong and how they are prepared; as in prepare.prepare_heads."""
+
+    positions_T: Tensor
+    slots_T: Tensor
+    k_cache_PSKH: Tensor
+    v_cache_PSKH: Tensor
+    prepare: HeadPreparation
 
 
 @dataclass(frozen=True)

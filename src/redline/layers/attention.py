@@ -17,6 +17,7 @@ from redline.kernels.heads import HeadPreparation
 from redline.kernels.invariant_attention import invariant_attention
 from redline.kernels.kv_write import write_kv
 from redline.kernels.prepare import prepare_heads
+from redline.kernels.project_heads import project_heads
 from redline.kernels.rope import rotate
 from redline.layers.batch import Batch
 from redline.layers.linear import ColumnLinear, RowLinear
@@ -25,6 +26,7 @@ from redline.layers.weights import Place, Slots
 from redline.shapes import ModelShape
 
 if TYPE_CHECKING:
+    from redline.kernels.attention_plan import Split
     from redline.kernels.batch_attention_cuda import Deal
 
 
@@ -69,12 +71,29 @@ class Attention:
         """[T, N, H] on a GPU, from heads as projected: one pass over them, then attention by whom each sequence's is fastest."""
         if batch.deal is not None:
             return self._attend_dealt(qkv_TM, batch, batch.deal, k_cache_PSKH, v_cache_PSKH)
-        heads = (self._num_heads, self._num_kv_heads, self._head_size)
-        split = None
-        if not self._is_invariant:
-            split = plan_prompts(batch.ragged, self._window, heads, qkv_TM.dtype, qkv_TM.device)
+        split = self._plan(batch, qkv_TM)
         tail = None if split is None else split.tail
         parts = prepare_heads(qkv_TM, batch.positions_T, batch.slots_T, k_cache_PSKH, v_cache_PSKH, self.preparation, tail)
+        return self._attend_prepared(parts, split, batch, k_cache_PSKH, v_cache_PSKH)
+
+    def project_and_attend(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        """`attend` of the layer's input: its projection leaves the heads as they are wanted. Not for dealt keys."""
+        split = self._plan(batch, x_TD)
+        tail, caches = None if split is None else split.tail, (k_cache_PSKH, v_cache_PSKH)
+        weights = (self.qkv.weight_NK, self.qkv.bias_N)
+        parts = project_heads(x_TD, *weights, batch.positions_T, batch.slots_T, *caches, self.preparation, tail)
+        return self._attend_prepared(parts, split, batch, *caches)
+
+    def _plan(self, batch: Batch, x: Tensor) -> Split | None:
+        """None: the paged kernel takes all sequences."""
+        if self._is_invariant:
+            return None
+        return plan_prompts(batch.ragged, self._window, (self._num_heads, self._num_kv_heads, self._head_size), x.dtype, x.device)
+
+    def _attend_prepared(
+        self, parts: tuple[Tensor, ...], split: Split | None, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor
+    ) -> Tensor:
+        """[T, N, H] of queries, and keys and values where there is a `split`."""
         if split is None:
             attend = invariant_attention if self._is_invariant else paged_attention
             return attend(parts[0], k_cache_PSKH, v_cache_PSKH, batch.ragged, self.scale, self._window)

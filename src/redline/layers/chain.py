@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from redline import log
-from redline.kernels import skinny
+from redline.kernels import project_heads, skinny
 from redline.kernels.norm import rms_norm
 from redline.kernels.op import device_of
 from redline.kernels.trust import wrong_attention, wrong_result
@@ -99,7 +99,7 @@ def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: to
 def trusted(device: torch.device) -> str | None:
     """None if the kernels' results are right on this device, tried once on small inputs; otherwise what is wrong."""
     few = [(spec, spec.cases[2]) for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD)]
-    many = [(spec, spec.cases[-1]) for spec in (skinny.LINEAR, skinny.GATED, skinny.ADD)]
+    many = [(spec, spec.cases[-1]) for spec in (skinny.LINEAR, skinny.GATED, skinny.ADD, project_heads.SPEC)]
     reason = wrong_result(few + many, device)
     return None if reason is None else f"{reason}: portable kernels decode"
 
@@ -201,7 +201,7 @@ class Chain:
 
         tokens = len(batch.tokens_T)
         if tokens > skinny.FEW_ROWS and not self._pays(tokens):
-            return self._streamed(self._decoder.embed(batch.tokens_T).float(), attend, batch.rows_R)
+            return self._streamed(batch, cache)
         from redline.kernels import begin_cuda
 
         embed, norm = self._decoder.embed, self._norms[0]
@@ -210,17 +210,21 @@ class Chain:
         gained = self._layers(begun, attend, batch.rows_R)
         return (gained.gained_TK * gained.root_T1).to(gained.gained_TK.dtype)
 
-    def _streamed(self, stream_TD: Tensor, attend: Attend, rows_R: Tensor | None) -> Tensor:
-        """All layers by cuBLAS, and the last norm, [T, D]; behind the last attention only the rows `rows`, [R, D]. Changes the stream."""
-        dtype = self._decoder.embed.weight_VD.dtype
+    def _streamed(self, batch: Batch, cache: KVCache) -> Tensor:
+        """As `Decoder.forward`: projections to the stream by cuBLAS, in place."""
+        dtype, rows_R = self._decoder.embed.weight_VD.dtype, batch.rows_R
+        stream_TD = self._decoder.embed(batch.tokens_T).float()
         for layer, block in enumerate(self._blocks):
             attention, mlp = block.attention, block.feed_forward
             assert isinstance(mlp, Mlp)
-            qkv_TM = attention.qkv(rms_norm(stream_TD, block.attention_norm.weight_D, block.attention_norm.eps, dtype))
-            heads_TM = attend(attention, layer, qkv_TM)
+            x_TD = rms_norm(stream_TD, block.attention_norm.weight_D, block.attention_norm.eps, dtype)
+            if batch.deal is None:
+                heads_TNH = attention.project_and_attend(x_TD, batch, cache.k[layer], cache.v[layer])
+            else:
+                heads_TNH = attention.attend(attention.qkv(x_TD), batch, cache.k[layer], cache.v[layer])
             if rows_R is not None and layer == len(self._blocks) - 1:
-                heads_TM, stream_TD = heads_TM.index_select(0, rows_R), stream_TD.index_select(0, rows_R)
-            _add(stream_TD, heads_TM, attention.out.weight_NK)
+                heads_TNH, stream_TD = heads_TNH.index_select(0, rows_R), stream_TD.index_select(0, rows_R)
+            _add(stream_TD, heads_TNH.flatten(1), attention.out.weight_NK)
             inner_TF = mlp.inner(rms_norm(stream_TD, block.ffn_norm.weight_D, block.ffn_norm.eps, dtype))
             _add(stream_TD, inner_TF, mlp.down.weight_NK)
         return rms_norm(stream_TD, self._decoder.norm.weight_D, self._decoder.norm.eps, dtype)

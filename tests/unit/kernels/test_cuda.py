@@ -101,6 +101,12 @@ def test_prompt_attention(size: int) -> None:
     assert _told(log)[1] == 0 and "serialized" not in log
 
 
+@pytest.mark.parametrize(("size", "normed"), [(64, False), (128, True)])
+def test_heads_of_many_rows(size: int, normed: bool) -> None:
+    many = pytest.importorskip("redline.kernels.many_rows_cuda")
+    assert _usage("many_rows.cu", **many.head_definitions(size, normed, biased=True))[1] == 0
+
+
 def test_many_rows_are_cut_for_all_processors() -> None:
     """The forms that were fastest on an H200 (8B): no processor idle where narrower tiles give it work."""
     many = pytest.importorskip("redline.kernels.many_rows_cuda")

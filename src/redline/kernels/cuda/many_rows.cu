@@ -7,8 +7,9 @@
 // Weights lie in shared memory in an order of their own, which the map of the copy brings about: of 16 outputs, column 8 h + 2 q + e of the product is
 // output 4 q + 2 h + e. So the four numbers that thread q of four holds of a row belong to neighbours, and are stored at once.
 //
-// Defined by the compiler: COLS, STAGES, CLUSTER, KIND (0 store, 1 gated, 2 add), SCALED (rows times a root), BIASED, GELU. Gated tiles hold COLS / 2
-// gates and then their values.
+// Defined by the compiler: COLS, STAGES, CLUSTER, KIND (0 store, 1 gated, 2 add, 5 heads), SCALED (rows times a root), BIASED, GELU. Gated tiles hold
+// COLS / 2 gates and then their values. Tiles of heads hold whole heads of SIZE numbers, of queries, keys and values, which end as prepare.py has them
+// (NORMED: q and k are normalised).
 
 #define ROWS 128
 #define CONSUMERS 256
@@ -30,6 +31,14 @@ struct Arguments {
     int rows, outputs, inputs, parts;  // ROWS rows at least
     float inverse_size, eps;
     int late;  // 1: the next kernel may not start before the kernel before this one has ended
+#if KIND == 5
+    const long long *positions, *slots;            // [rows]
+    const float *cos_sin, *q_norm, *k_norm;        // [positions, SIZE], [SIZE]
+    u16 *keys, *values;                            // [rows, kv_heads, SIZE], or null; the output has the queries
+    u16 *key_cache, *value_cache;                  // [slots, kv_heads, SIZE]
+    int heads, kv_heads;
+    float head_eps;
+#endif
 };
 
 struct Work {
@@ -222,6 +231,71 @@ __device__ __forceinline__ void finish(const Arguments& a, const Tile& tile, con
     }
 }
 
+#if KIND == 5
+#define PAIRS (SIZE / 32)  // groups of 16 numbers in half a head: those of the second half turn with them
+
+__device__ __forceinline__ float dot(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
+
+__device__ __forceinline__ float4 fused(float4 x, float4 by, float4 y, float4 times) {
+    return make_float4(x.x * by.x + y.x * times.x, x.y * by.y + y.y * times.y, x.z * by.z + y.z * times.z, x.w * by.w + y.w * times.w);
+}
+
+// The head that a thread and its three neighbours hold: normalised over all of them, then turned.
+__device__ __forceinline__ void turn(float4 (&v)[2 * PAIRS], const float* angles, const float* norm, float eps) {
+    if (NORMED) {
+        float sum = 0.f;
+#pragma unroll
+        for (int m = 0; m < 2 * PAIRS; ++m) sum += dot(v[m]);
+        sum += __shfl_xor_sync(0xffffffff, sum, 1);
+        sum += __shfl_xor_sync(0xffffffff, sum, 2);
+        const float root = rsqrtf(sum * (1.f / SIZE) + eps);
+#pragma unroll
+        for (int m = 0; m < 2 * PAIRS; ++m) {
+            const float4 weight = *(const float4*)(norm + 16 * m);
+            v[m] = make_float4(v[m].x * root * weight.x, v[m].y * root * weight.y, v[m].z * root * weight.z, v[m].w * root * weight.w);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < PAIRS; ++m) {
+        const float4 cosine = *(const float4*)(angles + 16 * m), sine = *(const float4*)(angles + SIZE / 2 + 16 * m);
+        const float4 first = v[m], second = v[m + PAIRS];
+        v[m] = fused(first, cosine, second, times(sine, -1.f)), v[m + PAIRS] = fused(second, cosine, first, sine);
+    }
+}
+
+__device__ __forceinline__ void finish_heads(const Arguments& a, const Tile& tile, const float (&sums)[SUMS]) {
+    const u32 column = 4 * (threadIdx.x % 4);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const u32 row = tile.row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half;
+        const float* angles = a.cos_sin + a.positions[row] * SIZE + column;
+        const long long slot = a.slots[row];
+#pragma unroll
+        for (int i = 0; i < COLS / SIZE; ++i) {
+            const int head = tile.output / SIZE + i, key = head - a.heads, value = key - a.kv_heads;
+            if (value >= a.kv_heads) break;
+            float4 v[2 * PAIRS];
+#pragma unroll
+            for (int m = 0; m < 2 * PAIRS; ++m) {
+                v[m] = four(sums, 2 * PAIRS * i + m, half);
+                if (BIASED) v[m] = add_bias(a, head * SIZE + column + 16 * m, v[m]);
+            }
+            if (value < 0) turn(v, angles, (key < 0 ? a.q_norm : a.k_norm) + column, a.head_eps);
+            if (row < tile.first_row) continue;
+            const int place = value < 0 ? key : value;  // among keys, or values
+            u16* plain = key < 0 ? a.output + ((u64)row * a.heads + head) * SIZE : value < 0 ? a.keys : a.values;
+            if (key >= 0 && plain) plain += ((u64)row * a.kv_heads + place) * SIZE;
+            u16* cached = key < 0 || slot < 0 ? nullptr : (value < 0 ? a.key_cache : a.value_cache) + ((u64)slot * a.kv_heads + place) * SIZE;
+#pragma unroll
+            for (int m = 0; m < 2 * PAIRS; ++m) {
+                if (plain) store(plain + column + 16 * m, v[m]);
+                if (cached) store(cached + column + 16 * m, v[m]);
+            }
+        }
+    }
+}
+#endif
+
 // What a tile adds to, a part at a time: PART groups of 16 outputs in a thread's two rows. Each part is on its way while the one before it is added, the
 // first while the last products run.
 #define PART 3
@@ -299,10 +373,14 @@ __device__ __forceinline__ void consume(const Arguments& a, const Work& work, co
         products_wait();
         release(empty, stage ? stage - 1 : STAGES - 1);
         if (SCALED) take_roots(roots, done, own_roots);
+#if KIND == 5
+        finish_heads(a, tile, sums);
+#else
         if (KIND == 2)
             finish_add(a, tile, sums, added);
         else
             finish(a, tile, sums, own_roots);
+#endif
     }
 }
 
