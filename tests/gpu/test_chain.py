@@ -10,7 +10,7 @@ import torch
 
 from paging import PagedSequences, chunked, whole
 from redline import log
-from redline.kernels import decode_attention
+from redline.kernels import decode_attention, gated_linear
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.op import Inputs, device_of
 from redline.kernels.ragged import Ragged
@@ -95,12 +95,15 @@ def test_what_gives_wrong_results_is_not_used(broken: str, hopper: torch.device,
         return result
 
     monkeypatch.setattr(kernels, name, wrong)
-    for cached in (chain.trusted, chain.trusted_attention):
-        cached.cache_clear()
-    log.FALLBACKS.clear()
+    _forget_trust()
     model = build(dataclasses.replace(known("llama-3.2-1b"), num_layers=1), torch.bfloat16, hopper, max_len=64)
-    assert model._chain is None and [name for name, _ in log.FALLBACKS] == ["chain"]
-    for cached in (chain.trusted, chain.trusted_attention):
+    told = {"chain", "gated_linear"} if broken == "many_rows_cuda" else {"chain"}
+    assert model._chain is None and {name for name, _ in log.FALLBACKS} == told
+    _forget_trust()
+
+
+def _forget_trust() -> None:
+    for cached in (chain.trusted, chain.trusted_attention, gated_linear.is_trusted):
         cached.cache_clear()
     log.FALLBACKS.clear()
 
@@ -159,9 +162,9 @@ def test_short_prompts(name: str, lengths: list[int], hopper: torch.device, monk
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
 @pytest.mark.parametrize("lengths", [[300], [512], [129, 400, 1], [1024]], ids=str)
-@pytest.mark.parametrize("way", ["all products", "the gated product"])
+@pytest.mark.parametrize("way", ["all products", "the gated product", "in place"])
 def test_many_tokens(name: str, lengths: list[int], way: str, hopper: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Own products of many rows, all or the gated one alone, against cuBLAS: whole prompts, and chunks behind them."""
+    """Own products of many rows, all or the gated one alone or with sums in place, against cuBLAS: whole prompts, and chunks behind them."""
     shape = dataclasses.replace(known(name), num_layers=4)
     torch.manual_seed(sum(lengths))
     model = build(shape, torch.bfloat16, hopper, max_len=4096)
@@ -169,6 +172,7 @@ def test_many_tokens(name: str, lengths: list[int], way: str, hopper: torch.devi
         slot.target.normal_(0, 0.02) if slot.target.dim() > 1 else slot.target.normal_(1, 0.1)
     prompts = [torch.randint(0, shape.vocab_size, (length,)).tolist() for length in lengths]
     monkeypatch.setattr(Chain, "_pays", lambda own, tokens: way == "all products")
+    monkeypatch.setattr(chain, "LEAST_STREAMED_TOKENS", FEW_ROWS + 1 if way == "in place" else 1 << 30)
     monkeypatch.setattr(mlp, "is_faster", lambda weight, rows: rows > FEW_ROWS)
     got = [torch.cat(PagedSequences(model, prompts).run(steps)) for steps in (whole(prompts), chunked(prompts, 260, 1))]
     monkeypatch.setattr(Chain, "takes_tokens", lambda own, batch: False)

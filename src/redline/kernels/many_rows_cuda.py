@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Argument, Kernel, grouped_map, tensor_map
-from redline.kernels.op import ceil_div
+from redline.kernels.op import ceil_div, device_of
 from redline.kernels.product import ADD, GATED, HEADS, Arguments, Heads, Product, pointer
 
 ROWS = 128
@@ -131,31 +128,11 @@ def _head_kernel(size: int, normed: bool, biased: bool, device: torch.device) ->
     return _loaded(HEAD_FORM, machine_code("many_rows.cu", head_definitions(size, normed, biased)), device)
 
 
-class Wanted(NamedTuple):
-    """A product that steps will have. `outputs`: rows of the weights."""
-
-    kind: int
-    outputs: int
-    inputs: int
-    rows: int
-    scaled: bool
-    biased: bool
-    gelu: bool
-
-
-def compile_ahead(wanted: Iterable[Wanted], processors: int) -> None:
-    """Keep the machine code of these products, so that no step waits for it."""
-    forms = set()
-    for one in wanted:
-        outputs = one.outputs // 2 if one.kind == GATED else one.outputs
-        forms.add((form_for(one.kind, outputs, one.inputs, one.rows, processors), one.kind, one.scaled, one.biased, one.gelu))
-
-    def compile_one(form: tuple[Form, int, bool, bool, bool]) -> None:
-        cut, kind, scaled, biased, gelu = form
-        machine_code("many_rows.cu", definitions(cut, kind, scaled=scaled, biased=biased, gelu=gelu))
-
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(compile_one, forms))
+def wanted(kind: int, weight_NK: Tensor, rows: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
+    """What the kernel of such a product will be compiled with."""
+    outputs, inputs = len(weight_NK) // (2 if kind == GATED else 1), weight_NK.shape[1]
+    form = form_for(kind, outputs, inputs, rows, device_of(weight_NK.device).processors)
+    return definitions(form, kind, scaled=scaled, biased=biased, gelu=gelu)
 
 
 def form_of(product: Product) -> Form:

@@ -22,11 +22,13 @@ from redline.ops import OPS
 
 SIZES = (64, 128)
 
+Projection = tuple[Tensor, Tensor | None]
+"""Weights [M, D] and bias [M]."""
+
 
 def project_heads(
     x_TD: Tensor,
-    weight_MD: Tensor,
-    bias_M: Tensor | None,
+    projection: Projection,
     positions_T: Tensor,
     slots_T: Tensor,
     k_cache_PSKH: Tensor,
@@ -34,8 +36,8 @@ def project_heads(
     preparation: HeadPreparation,
     tail: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """As prepare.prepare_heads of the projection: the queries ([T, N, H],), or with a `tail` q, k and v of T + tail rows."""
-    kv_heads, size = k_cache_PSKH.shape[2:]
+    """As prepare.prepare_heads of the projection of x: the queries ([T, N, H],), or with a `tail` q, k and v of T + tail rows."""
+    (weight_MD, bias_M), (kv_heads, size) = projection, k_cache_PSKH.shape[2:]
     if len(x_TD) <= FEW_ROWS or size not in SIZES or not on_hopper(x_TD, weight_MD, len(weight_MD)):
         qkv_TM = F.linear(x_TD, weight_MD, bias_M)
         return prepare.prepare_heads(qkv_TM, positions_T, slots_T, k_cache_PSKH, v_cache_PSKH, preparation, tail)
@@ -56,13 +58,13 @@ def project_heads(
 
 def reference(
     x_TD: Tensor,
-    weight_MD: Tensor,
-    bias_M: Tensor | None,
+    projection: Projection,
     preparation: HeadPreparation,
     tail: int | None = None,
     **others: Tensor,
 ) -> tuple[Tensor, ...]:
     """What `project_heads` returns, and the caches as they are afterwards."""
+    weight_MD, bias_M = projection
     qkv_TM = x_TD.double() @ weight_MD.double().T
     qkv_TM = qkv_TM if bias_M is None else qkv_TM + bias_M.double()
     return prepare.reference(qkv_TM.float(), prepare=preparation, tail=tail, **others)
@@ -74,8 +76,10 @@ def _make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.devi
     outputs, inner = inputs.pop("qkv_TM").shape[1], axes["D"]
     return {
         "x_TD": random_tensor((axes["T"], inner), dtype, device, seed + 6),
-        "weight_MD": random_tensor((outputs, inner), dtype, device, seed + 7) / inner**0.5,
-        "bias_M": random_tensor((outputs,), dtype, device, seed + 8) if axes.get("BIAS") else None,
+        "projection": (
+            random_tensor((outputs, inner), dtype, device, seed + 7) / inner**0.5,
+            random_tensor((outputs,), dtype, device, seed + 8) if axes.get("BIAS") else None,
+        ),
         "preparation": inputs.pop("prepare"),
         **inputs,
     }

@@ -80,8 +80,8 @@ class Attention:
         """`attend` of the layer's input: its projection leaves the heads as they are wanted. Not for dealt keys."""
         split = self._plan(batch, x_TD)
         tail, caches = None if split is None else split.tail, (k_cache_PSKH, v_cache_PSKH)
-        weights = (self.qkv.weight_NK, self.qkv.bias_N)
-        parts = project_heads(x_TD, *weights, batch.positions_T, batch.slots_T, *caches, self.preparation, tail)
+        projection = (self.qkv.weight_NK, self.qkv.bias_N)
+        parts = project_heads(x_TD, projection, batch.positions_T, batch.slots_T, *caches, self.preparation, tail)
         return self._attend_prepared(parts, split, batch, *caches)
 
     def _plan(self, batch: Batch, x: Tensor) -> Split | None:

@@ -98,7 +98,8 @@ def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: to
 @functools.cache
 def trusted(device: torch.device) -> str | None:
     """None if the kernels' results are right on this device, tried once on small inputs; otherwise what is wrong."""
-    few = [(spec, spec.cases[2]) for spec in (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD)]
+    products = (skinny.LINEAR, skinny.GATED, skinny.PROJECT, skinny.CHOOSE, skinny.ADD)
+    few = [(spec, case) for spec in products for case in spec.cases[1:3]]  # one row, and several
     many = [(spec, spec.cases[-1]) for spec in (skinny.LINEAR, skinny.GATED, skinny.ADD, project_heads.SPEC)]
     reason = wrong_result(few + many, device)
     return None if reason is None else f"{reason}: portable kernels decode"
@@ -167,31 +168,24 @@ class Chain:
 
     def prepare(self, rows: int) -> None:
         """Compile ahead the kernels of all steps of up to `rows` tokens: they are others for other numbers of tokens."""
-        from redline.kernels import many_rows_cuda
+        from redline.kernels.cuda.compiler import compile_ahead
+        from redline.kernels.many_rows_cuda import head_definitions, wanted
         from redline.kernels.product import ADD, GATED, STORE
 
-        attention, mlp = self._blocks[0].attention, self._blocks[0].feed_forward
+        attention, mlp, shape = self._blocks[0].attention, self._blocks[0].feed_forward, self._decoder.shape
         assert isinstance(mlp, Mlp)
-        steps = range(2 * skinny.FEW_ROWS, rows + 1, skinny.FEW_ROWS)
-        chained = [tokens for tokens in steps if self._pays(tokens)]
-        kinds = ((STORE, attention.qkv), (ADD, attention.out), (GATED, mlp.gate_up), (ADD, mlp.down))
-        wanted = [(kind, layer, kind != ADD, tokens) for kind, layer in kinds for tokens in chained]
-        wanted += [(GATED, mlp.gate_up, False, tokens) for tokens in steps if mlp.takes(tokens) and tokens not in chained]
-        many_rows_cuda.compile_ahead(
-            [
-                many_rows_cuda.Wanted(
-                    kind,
-                    len(layer.weight_NK),
-                    layer.weight_NK.shape[1],
-                    tokens,
-                    scaled,
-                    layer.bias_N is not None,
-                    kind == GATED and mlp.is_gelu,
-                )
-                for kind, layer, scaled, tokens in wanted
-            ],
-            device_of(attention.qkv.weight_NK.device).processors,
-        )
+        products = ((STORE, attention.qkv), (ADD, attention.out), (GATED, mlp.gate_up), (ADD, mlp.down))
+        found = []
+        for tokens in range(2 * skinny.FEW_ROWS, rows + 1, skinny.FEW_ROWS):
+            if self._pays(tokens):
+                for kind, layer in products:
+                    traits = {"scaled": kind != ADD, "biased": layer.bias_N is not None, "gelu": kind == GATED and mlp.is_gelu}
+                    found.append(wanted(kind, layer.weight_NK, tokens, **traits))
+            elif mlp.takes(tokens):
+                found.append(wanted(GATED, mlp.gate_up.weight_NK, tokens, scaled=False, biased=False, gelu=mlp.is_gelu))
+        if self._streams(rows) and shape.head_size in project_heads.SIZES:
+            found.append(head_definitions(shape.head_size, shape.qk_norm, attention.qkv.bias_N is not None))
+        compile_ahead("many_rows.cu", found)
 
     def hidden(self, batch: Batch, cache: KVCache) -> Tensor:
         """As `Decoder.forward`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def machine_code(source: str, definitions: Mapping[str, int]) -> bytes:
     code, _ = compile_text(text, source, options)
     _keep(kept, code)
     return code
+
+
+def compile_ahead(source: str, wanted: Iterable[Mapping[str, int]]) -> None:
+    """Keep the machine code of `source` with each of these definitions, so that nothing waits for it later. Several are compiled at a time: the compiler lets
+    go of Python's lock."""
+    different = {tuple(sorted(definitions.items())) for definitions in wanted}
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda definitions: machine_code(source, dict(definitions)), sorted(different)))
 
 
 def prepared(source: str, definitions: Mapping[str, int]) -> tuple[str, list[str]]:
