@@ -185,10 +185,10 @@ OPS: dict[str, Op] = {
         ),
         Op(
             "gated_linear",
-            {"T": "rows", "F": "ffn size", "K": "inputs"},
-            read_bytes=lambda a, d: (2 * _size(a, "F", "K") + _size(a, "T", "K")) * ELEMENT_BYTES[d],
+            {"T": "rows", "F": "ffn size", "D": "model size"},
+            read_bytes=lambda a, d: (2 * _size(a, "F", "D") + _size(a, "T", "D")) * ELEMENT_BYTES[d],
             write_bytes=lambda a, d: _size(a, "T", "F") * ELEMENT_BYTES[d],
-            flops=lambda a: 4 * _size(a, "T", "F", "K"),
+            flops=lambda a: 4 * _size(a, "T", "F", "D"),
         ),
         Op(
             "linear_add",

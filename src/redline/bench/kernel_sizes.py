@@ -56,6 +56,8 @@ def sizes(spec: OpSpec, shape: ModelShape, scale: Scale, page_size: int) -> list
     }
     if name in _TOKENS:
         return [{axis: model.get(axis, tokens) for axis in spec.op.axes} for tokens in (1, scale.rows, scale.tokens)]
+    if name in _MANY:
+        return [{axis: model.get(axis, tokens) for axis in spec.op.axes} for tokens in (scale.rows, 2 * scale.rows, scale.tokens)]
     if name == "copy_pages":
         return [{axis: {"C": 2 * shape.num_layers, "M": 4}.get(axis) or model[axis] for axis in spec.op.axes}]
     if name in _ROWS:
@@ -64,11 +66,12 @@ def sizes(spec: OpSpec, shape: ModelShape, scale: Scale, page_size: int) -> list
     return [max(spec.cases, key=lambda case: spec.op.total_bytes(case, spec.op.dtypes[0]))]
 
 
-_TOKENS = ("rms_norm", "add_rms_norm", "rotate", "silu_mul", "gelu_tanh_mul", "write_kv", "prepare_heads", "project_heads")
+_TOKENS = ("rms_norm", "add_rms_norm", "rotate", "silu_mul", "gelu_tanh_mul", "write_kv", "prepare_heads")
+_MANY = ("gated_linear", "project_heads")
 _ROWS = ("sample", "apply_mask", "apply_penalties", "begin_decode", "end_decode")
 _LINEAR = (
     *("norm_linear", "norm_gated", "linear_add", "project"),
-    *("gained_linear", "gained_gated", "add_gained", "gained_project", "gained_choose", "invariant_linear", "gated_linear"),
+    *("gained_linear", "gained_gated", "add_gained", "gained_project", "gained_choose", "invariant_linear"),
 )
 
 
@@ -85,7 +88,6 @@ def _linear(name: str, shape: ModelShape) -> list[Axes]:
     like = {
         "gained_linear": "norm_linear",
         "gained_gated": "norm_gated",
-        "gated_linear": "norm_gated",
         "add_gained": "linear_add",
         "gained_project": "project",
         "gained_choose": "project",

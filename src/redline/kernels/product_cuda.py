@@ -25,13 +25,13 @@ def _launch(product: Product) -> None:
 
 
 def _empty(x_TK: Tensor, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty((len(x_TK), columns), dtype=dtype, device=x_TK.device)
+    return torch.empty((x_TK.shape[0], columns), dtype=dtype, device=x_TK.device)
 
 
 def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, first: bool = False) -> Tensor:
     """See skinny.linear."""
     x_TK = gained.gained_TK
-    output_TN = _empty(x_TK, len(weight_NK))
+    output_TN = _empty(x_TK, weight_NK.shape[0])
     _launch(Product(STORE, x_TK, weight_NK, output_TN, gained=gained, bias_N=bias_N, late=first))
     return output_TN
 
@@ -39,22 +39,22 @@ def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, f
 def gated(gained: Gained, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
     """See skinny.gated."""
     x_TK = gained.gained_TK
-    output_TF = _empty(x_TK, len(weight_2FK) // 2)
+    output_TF = _empty(x_TK, weight_2FK.shape[0] // 2)
     _launch(Product(GATED, x_TK, weight_2FK, output_TF, gained=gained, gelu=gelu))
     return output_TF
 
 
-def gated_linear(x_TK: Tensor, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
+def gated_linear(x_TD: Tensor, weight_2FD: Tensor, gelu: bool = False) -> Tensor:
     """See gated_linear.gated_linear."""
-    output_TF = _empty(x_TK, len(weight_2FK) // 2)
-    _launch(Product(GATED, x_TK.contiguous(), weight_2FK, output_TF, gelu=gelu))
+    output_TF = _empty(x_TD, weight_2FD.shape[0] // 2)
+    _launch(Product(GATED, x_TD.contiguous(), weight_2FD, output_TF, gelu=gelu))
     return output_TF
 
 
 def project(gained: Gained, weight_NK: Tensor) -> Tensor:
     """See skinny.project."""
     x_TK = gained.gained_TK
-    output_TN = _empty(x_TK, len(weight_NK), torch.float32)
+    output_TN = _empty(x_TK, weight_NK.shape[0], torch.float32)
     _launch(Product(STORE_FLOAT, x_TK, weight_NK, output_TN, gained=gained))
     return output_TN
 
@@ -69,14 +69,14 @@ def _keys(device: torch.device) -> Tensor:
 
 def choose(gained: Gained, weight_NK: Tensor) -> Chosen:
     """See skinny.choose."""
-    chosen = Chosen(_keys(weight_NK.device)[: len(gained.gained_TK)])
+    chosen = Chosen(_keys(weight_NK.device)[: gained.gained_TK.shape[0]])
     _launch(Product(CHOOSE, gained.gained_TK, weight_NK, chosen.keys_T, gained=gained))
     return chosen
 
 
 def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps: float, bias_N: Tensor | None = None) -> Gained:
     """See skinny.add."""
-    output_TN = _empty(x_TK, len(weight_NK))
+    output_TN = _empty(x_TK, weight_NK.shape[0])
     product = Product(ADD, x_TK, weight_NK, output_TN, stream_TN, gain_N, bias_N=bias_N)
     squares_ZT = torch.empty((_parts(product), product.rows), dtype=torch.float32, device=product.device)
     _launch(Product(ADD, x_TK, weight_NK, output_TN, stream_TN, gain_N, squares_ZT, bias_N=bias_N))

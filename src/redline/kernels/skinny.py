@@ -80,14 +80,14 @@ def on_hopper(x_TK: Tensor, weight_NK: Tensor, outputs: int | None = None) -> bo
         x_TK.is_cuda
         and x_TK.dtype is weight_NK.dtype is torch.bfloat16
         and x_TK.shape[1] % 8 == 0
-        and (len(x_TK) <= FEW_ROWS or (outputs is not None and outputs % 16 == 0))
+        and (x_TK.shape[0] <= FEW_ROWS or (outputs is not None and outputs % 16 == 0))
         and device_of(x_TK.device).target.capability == HOPPER
     )
 
 
 def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, first: bool = False) -> Tensor:
     """[T, N]. `first`: the kernel before is no part of a chain whose kernels wait for each other; see cuda/skinny.cu, `late`."""
-    if on_hopper(gained.gained_TK, weight_NK, len(weight_NK)):
+    if on_hopper(gained.gained_TK, weight_NK, weight_NK.shape[0]):
         from redline.kernels import product_cuda
 
         return product_cuda.linear(gained, weight_NK, bias_N, first=first)
@@ -97,7 +97,7 @@ def linear(gained: Gained, weight_NK: Tensor, bias_N: Tensor | None = None, *, f
 
 def gated(gained: Gained, weight_2FK: Tensor, gelu: bool = False) -> Tensor:
     """[T, F]; gate rows first, then value rows. F is a multiple of 8 on a Hopper card's own kernel."""
-    if on_hopper(gained.gained_TK, weight_2FK, len(weight_2FK) // 2) and weight_2FK.shape[0] % 16 == 0:
+    if on_hopper(gained.gained_TK, weight_2FK, weight_2FK.shape[0] // 2) and weight_2FK.shape[0] % 16 == 0:
         from redline.kernels import product_cuda
 
         return product_cuda.gated(gained, weight_2FK, gelu)
@@ -126,7 +126,7 @@ def choose(gained: Gained, weight_NK: Tensor) -> Chosen:
 
 def add(x_TK: Tensor, weight_NK: Tensor, stream_TN: Tensor, gain_N: Tensor, eps: float, bias_N: Tensor | None = None) -> Gained:
     """Add the projection of `x` to the stream, in place; the stream with the gain (float32) of the norm that follows."""
-    if on_hopper(x_TK, weight_NK, len(weight_NK)):
+    if on_hopper(x_TK, weight_NK, weight_NK.shape[0]):
         from redline.kernels import product_cuda
 
         return product_cuda.add(x_TK, weight_NK, stream_TN, gain_N, eps, bias_N)

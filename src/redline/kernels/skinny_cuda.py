@@ -58,6 +58,7 @@ class Form:
         return 128 * self.groups + 32 + (96 if self.rows > 64 else max(32, self.rows))
 
 
+@functools.cache
 def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -> Form:
     """As measured on an H200 inside chains of layers (docs/log.md): deep tiles, as many on their way as fit."""
     padded = next(size for size in PADDED_ROWS if size >= rows)

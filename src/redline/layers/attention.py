@@ -77,7 +77,9 @@ class Attention:
         return self._attend_prepared(parts, split, batch, k_cache_PSKH, v_cache_PSKH)
 
     def project_and_attend(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
-        """`attend` of the layer's input: its projection leaves the heads as they are wanted. Not for dealt keys."""
+        """`attend` of the layer's input: its projection leaves the heads as they are wanted."""
+        if batch.deal is not None:
+            return self.attend(self.qkv(x_TD), batch, k_cache_PSKH, v_cache_PSKH)
         split = self._plan(batch, x_TD)
         tail, caches = None if split is None else split.tail, (k_cache_PSKH, v_cache_PSKH)
         projection = (self.qkv.weight_NK, self.qkv.bias_N)

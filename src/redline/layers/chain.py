@@ -212,10 +212,7 @@ class Chain:
             attention, mlp = block.attention, block.feed_forward
             assert isinstance(mlp, Mlp)
             x_TD = rms_norm(stream_TD, block.attention_norm.weight_D, block.attention_norm.eps, dtype)
-            if batch.deal is None:
-                heads_TNH = attention.project_and_attend(x_TD, batch, cache.k[layer], cache.v[layer])
-            else:
-                heads_TNH = attention.attend(attention.qkv(x_TD), batch, cache.k[layer], cache.v[layer])
+            heads_TNH = attention.project_and_attend(x_TD, batch, cache.k[layer], cache.v[layer])
             if rows_R is not None and layer == len(self._blocks) - 1:
                 heads_TNH, stream_TD = heads_TNH.index_select(0, rows_R), stream_TD.index_select(0, rows_R)
             _add(stream_TD, heads_TNH.flatten(1), attention.out.weight_NK)
