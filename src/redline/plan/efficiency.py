@@ -8,12 +8,14 @@ machines. Open `Efficiency` first, then `HOPPER`.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 Points = tuple[tuple[float, float], ...]
 
 
+@functools.lru_cache(maxsize=4096)
 def at(points: Points, x: float) -> float:
     """The curve's value at x, by straight lines over log x; the nearest point's outside of them."""
     if x <= points[0][0]:

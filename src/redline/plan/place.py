@@ -7,6 +7,7 @@ on (the same measurement, or what an H200 reaches of its data sheet). Knows noth
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Place:
     def measured(self) -> bool:
         return self.ceilings.source == "measured"
 
-    @property
+    @functools.cached_property
     def dtype(self) -> str:
         """The type of activations, and of weights that are not packed."""
         return next((name for name in ("bfloat16", "float16") if name in self.native and self.rate(name)), "float32")

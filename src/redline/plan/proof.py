@@ -103,7 +103,7 @@ def _more(shape: ModelShape, goal: Goal, place: Place, options: Options) -> tupl
         if count <= place.count:
             continue
         larger = dataclasses.replace(place, name=f"{count} x {place.chip}", count=count, taken_bytes=0)
-        meeting = [each for each in candidates(shape, larger, goal, wider) if each.fits and not each.misses(goal)]
+        meeting = [each for each in candidates(shape, larger, goal, wider) if each.fits and each.meets(goal)]
         if meeting:
             return (f"{larger.name} would do: {describe(min(meeting, key=lambda each: (each.loss, each.itl.value)))}",)
     return (f"{MORE_CHIPS[-1]} x {place.chip} would not do either",)
