@@ -179,6 +179,8 @@ class Predictor:
         self.doubts = _doubts(place, weights, kv, layout)
         runs = place.learned is not None and weights.runs and kv.runs
         self.corrections = place.learned.find(shape, weights.name, kv.name, layout) if place.learned and runs else None
+        self._decodes: dict[tuple[int, int], Step] = {}  # what was asked before: a search asks again, with drafts
+        self._steadies: dict[Load, Steady] = {}
 
     @property
     def error(self) -> float:
@@ -288,7 +290,10 @@ class Predictor:
 
     def decode(self, users: int, context: int) -> Step:
         """A decode step of `users` sequences that each see `context` tokens, the new one included."""
-        return self.step((), users, context)
+        found = self._decodes.get((users, context))
+        if found is None:
+            found = self._decodes[users, context] = self.step((), users, context)
+        return found
 
     def prefill(self, prompts: int, tokens: int) -> list[Step]:
         """The steps that take `prompts` whole prompts of `tokens` tokens to their first tokens on an idle engine."""
@@ -316,6 +321,12 @@ class Predictor:
         While an answer is written every user's prompt has to be computed once. A first token waits for half the step that runs, and
         for its own prompt's steps with everybody's tokens in them.
         """
+        found = self._steadies.get(load)
+        if found is None:
+            found = self._steadies[load] = self._steady(load)
+        return found
+
+    def _steady(self, load: Load) -> Steady:
         decode = self.decode(load.users, load.context).seconds
         chunk = min(load.prompt, max(1, self.tokens - load.users))
         mixed = self.step([(0, chunk)], max(0, load.users - 1), load.context).seconds
