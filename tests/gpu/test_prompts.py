@@ -1,4 +1,4 @@
-"""Whole prompts on a card: cuDNN where it is trusted, the paged kernel for the rest of the same step."""
+"""Whole prompts on a card: our own kernel or cuDNN where it is trusted, the paged kernel for the rest of the same step."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ def cuda() -> torch.device:
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The numbers of rows of cuDNN's calls, where it is asked because our own kernel may not."""
+    """The numbers of rows of cuDNN's calls."""
     rows: list[int] = []
-    supports = whole_attention._supports
-    monkeypatch.setattr(whole_attention, "_supports", lambda way, *asked: way == whole_attention.CUDNN and supports(way, *asked))
     plain = whole_attention.causal
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -85,13 +83,23 @@ LENGTHS = [
 ]
 
 
+@pytest.mark.parametrize("way", [whole_attention.OWN, whole_attention.CUDNN])
 @pytest.mark.parametrize("window", [0, 800])
 @pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64)])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: "-".join(str(queries) for queries, _ in lengths))
 def test_every_sequence_gets_its_attention(
-    lengths: list[tuple[int, int]], heads: tuple[int, int, int], window: int, cuda: torch.device, used: list[int]
+    lengths: list[tuple[int, int]],
+    heads: tuple[int, int, int],
+    window: int,
+    way: str,
+    cuda: torch.device,
+    used: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The mixed step against the paged kernel's float32 twin, sequence by sequence."""
+    """The mixed step, whole prompts by either way, against the paged kernel's float32 twin, sequence by sequence."""
+    if way == whole_attention.OWN and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("our own kernel is Hopper's")
+    monkeypatch.setattr(whole_attention, "_way", lambda *asked: way)
     num_heads, kv_heads, size = heads
     ragged, pages = attention.make_ragged([q for q, _ in lengths], [c for _, c in lengths], 64, cuda, seed=2)
     tokens = sum(queries for queries, _ in lengths)
@@ -121,7 +129,7 @@ def test_every_sequence_gets_its_attention(
     alike, _ = attention.make_ragged([q for q, _ in lengths], [c for _, c in lengths], 64, cuda, seed=2, known=False)
     exact = attention.paged_attention(q_TNH.float(), k_cache.float(), v_cache.float(), alike, 0.1, window)
     check("output", exact, found, "attention", "bf16")
-    assert used
+    assert bool(used) == (way == whole_attention.CUDNN)
 
 
 @pytest.mark.parametrize("window", [0, 700])
@@ -134,8 +142,9 @@ def test_tiles_fetched_by_descriptor(size: int, window: int, cuda: torch.device,
     kernel_checks.check_case(attention.SPEC, attention.paged_attention, "bf16", case, cuda)
 
 
-def test_a_plan_is_made_ahead(cuda: torch.device, used: list[int]) -> None:
+def test_a_plan_is_made_ahead(cuda: torch.device, used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """In the thread that asks, at the very shape and strides that a prompt comes with."""
+    monkeypatch.setattr(whole_attention, "_way", lambda *asked: whole_attention.CUDNN)
     heads, rows = (32, 8, 128), attention_plan.padded(1111)
     whole_attention._is_trusted(whole_attention.CUDNN, (cuda, *heads))
 

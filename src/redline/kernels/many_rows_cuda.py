@@ -120,6 +120,7 @@ HEAD_FORM = Form(256, 2)
 
 
 def head_definitions(size: int, normed: bool, biased: bool) -> dict[str, int]:
+    """The same for heads of `size`."""
     return definitions(HEAD_FORM, HEADS, scaled=False, biased=biased, gelu=False) | {"SIZE": size, "NORMED": int(normed)}
 
 
@@ -136,6 +137,7 @@ def wanted(kind: int, weight_NK: Tensor, rows: int, *, scaled: bool, biased: boo
 
 
 def form_of(product: Product) -> Form:
+    """How `launch` cuts it."""
     return form_for(product.kind, product.outputs, product.inputs, product.rows, product.processors)
 
 

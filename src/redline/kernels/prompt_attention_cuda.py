@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 
 import torch
 from torch import Tensor
 
 from redline.kernels.attention_plan import Whole
+from redline.kernels.attention_triton import LOG2_E
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Kernel, tensor_map
 from redline.kernels.op import ceil_div, device_of
-from redline.kernels.skinny import HOPPER
 
 TILE = 128  # queries, and keys
-SIZES = (64, 128)
 
 
 class _Arguments(ctypes.Structure):
@@ -28,11 +26,6 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("first_row", "length", "count", "heads", "group")),
         ("scale_log2", ctypes.c_float),
     ]
-
-
-def takes(size: int, device: torch.device) -> bool:
-    """Whether there is a kernel for such heads, in bf16."""
-    return size in SIZES and device_of(device).target.capability == HOPPER
 
 
 def definitions(size: int) -> dict[str, int]:
@@ -49,10 +42,10 @@ def _kernel(size: int, device: torch.device) -> Kernel:
 
 def attend(whole: Whole, q_RNH: Tensor, k_RKH: Tensor, v_RKH: Tensor, scale: float, output_RNH: Tensor) -> None:
     """Write the rows of `whole`. What lies behind them is read and has no weight: it must be finite."""
-    rows, heads, size = q_RNH.shape
+    _, heads, size = q_RNH.shape
     group = heads // k_RKH.shape[1]
-    maps = [tensor_map(x.view(len(x), -1), TILE) for x in (q_RNH, k_RKH, v_RKH)]
-    arguments = _Arguments(output_RNH.data_ptr(), whole.start, whole.length, whole.count, heads, group, scale / math.log(2))
+    maps = [tensor_map(x.flatten(1), TILE) for x in (q_RNH, k_RKH, v_RKH)]
+    arguments = _Arguments(output_RNH.data_ptr(), whole.start, whole.length, whole.count, heads, group, scale * LOG2_E)
     items = ceil_div(whole.length, TILE) * whole.count * heads
     blocks = min(items, device_of(q_RNH.device).processors)
     _kernel(size, q_RNH.device).launch(blocks, [*maps, arguments], dependent=False)

@@ -108,6 +108,7 @@ def _kernel(form: Form, kind: int, scaled: bool, biased: bool, gelu: bool, devic
 
 
 def form_of(product: Product) -> Form:
+    """How `launch` cuts it."""
     return form_for(product.kind, product.outputs, product.inputs, product.rows, product.processors)
 
 

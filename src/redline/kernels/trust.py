@@ -35,10 +35,10 @@ def wrong_result(cases: Iterable[tuple[OpSpec, Mapping[str, int]]], device: torc
 
 def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: torch.device) -> str | None:
     """The same for the attention of steps with one new token a sequence, of each kind that takes these heads (layers/chain.py)."""
-    from redline.kernels import batch_attention_cuda, begin_cuda, decode_attention, decode_attention_cuda
-
     axes = {"N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0} | ({"NORM": 1} if normed else {})
     try:
+        from redline.kernels import batch_attention_cuda, begin_cuda, decode_attention, decode_attention_cuda
+
         for kind, (rows, context) in CONTEXTS.items():
             inputs = decode_attention.make_inputs({"B": rows, "C": context, **axes}, torch.bfloat16, device, 1)
             inputs.pop("window")

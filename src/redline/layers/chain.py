@@ -45,7 +45,7 @@ all but the first product, by `many_rows_cuda.efficiency`."""
 
 LEAST_STREAMED_TOKENS = 4096
 """From so many on, cuBLAS adds to the stream itself and a norm only reads it: products behind attention and in feed-forward layers take 15 us less of a layer of an 8B (4,096
-tokens; 52 of 8,192), those of a 1B no more and no less."""
+tokens; 52 of 8,192), those of a 1B no more and no less. Whole steps at full power showed no difference (docs/log.md)."""
 
 LEAST_DEALT, LEAST_LONG_DEALT = 40, 8
 """From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors; the second where contexts may
@@ -113,7 +113,7 @@ def trusted_attention(heads: int, kv_heads: int, size: int, normed: bool, device
 
 
 class Chain:
-    """`logits` of a decode step, or its greedy tokens, with the weights of a decoder's layers."""
+    """The `logits` of a decode step or its greedy tokens, and the `hidden` states of any step that `takes_tokens`, with the weights of a decoder's layers."""
 
     def __init__(self, decoder: Decoder, blocks: Sequence[PreNormBlock]) -> None:
         self._decoder, self._blocks = decoder, blocks

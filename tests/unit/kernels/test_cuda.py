@@ -70,7 +70,7 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
 
 @pytest.mark.parametrize("rows", [2, 9, 17, 33, 65, 97])
 def test_skinny(rows: int) -> None:
-    """The products of an 8B and a 1B model, of each kind. Larger numbers of rows are cuBLAS's."""
+    """The products of an 8B and a 1B model, of each kind."""
     skinny = pytest.importorskip("redline.kernels.skinny_cuda")
     for kind, outputs, inputs in ((product.STORE, 6144, 4096), (product.GATED, 12288, 4096), (product.ADD, 2048, 8192)):
         form = skinny.form_for(kind, outputs, inputs, rows, 132)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,3 +159,29 @@ def test_plans_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         whole_attention.prepare(32, KIND[1:], 0.25, torch.float32, CPU)
     assert sum(log.FALLBACKS.values()) == 1
+
+
+def test_our_own_kernel_is_asked_on_its_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere nothing of it is imported, for what it is launched with may be missing; where that is so on its card, cuDNN takes its place."""
+    monkeypatch.undo()
+    monkeypatch.setattr(whole_attention, "_trusted", {})
+    cards = {"cuda:0": 80, "cuda:1": whole_attention.HOPPER}
+    monkeypatch.setattr(
+        whole_attention.op, "device_of", lambda device: SimpleNamespace(target=SimpleNamespace(capability=cards[str(device)]))
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+    def check(way: str, kind: whole_attention.Kind) -> float:
+        if way == whole_attention.OWN:
+            assert str(kind[0]) == "cuda:1" and kind[3] in (64, 128)
+            raise ImportError("No module named 'cuda'")
+        return 0.0
+
+    monkeypatch.setattr(whole_attention, "check", check)
+    for device in cards:
+        for size in (64, 128, 256):
+            kind = (torch.device(device), 4, 2, size)
+            assert not whole_attention._may(whole_attention.OWN, kind, torch.bfloat16)
+    long = attention_plan.Whole(0, 1, 512, 512)
+    assert whole_attention._way(long, (torch.device("cuda:1"), 4, 2, 128), torch.bfloat16) == whole_attention.CUDNN
+    assert sum(log.FALLBACKS.values()) == 2

@@ -18,7 +18,7 @@
 #define HALF_BYTES (COLS * 64)
 #define STAGE_BYTES (ROWS * 128 + 2 * HALF_BYTES)
 #define TILE_OUTPUTS (KIND == 1 ? COLS / 2 : COLS)
-#define STRIP 8                  // tiles side by side before the next rows come
+#define STRIP 8                    // tiles side by side before the next rows come
 #define PER_CLUSTER (2 / CLUSTER)  // halves of a tile of weights that a block fetches
 
 struct Arguments {

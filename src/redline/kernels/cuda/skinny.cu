@@ -1,14 +1,14 @@
 // Linear layers of few rows: Y[r, n] = sum_k X[r, k] W[n, k], at the speed at which W can be read. See skinny.py for the formulas.
 //
-// W is the left operand of the matrix unit, 64 outputs at a time, X the right one with its rows padded to ROWS, so one row costs
-// what ROWS do. A cluster of CLUSTER blocks has a tile of outputs; each block takes its share of the inputs, and the sums are joined
+// W is the left operand of the matrix unit, 64 outputs at a time, X the right one in room for ROWS rows, so one row is multiplied
+// at the cost of ROWS. A cluster of CLUSTER blocks has a tile of outputs; each block takes its share of the inputs, and the sums are joined
 // through the cluster's shared memory in the order of the blocks, so results depend neither on timing nor on the other rows.
 // One thread keeps STAGES tiles on their way into shared memory. Those of W do not depend on the kernel before and are requested
 // before that kernel has ended. Deep tiles pay: memory is fastest where a row is read hundreds of bytes at a time.
 //
 // A gated layer's tile has eight gate rows, their eight value rows, the next eight gate rows ..., so that a thread's sums hold both.
 //
-// Set by the compiler's command line: ROWS (8, 16, 32, 64, 96, 128 or 256), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
+// Set by the compiler's command line: ROWS (8, 16, 32, 64, 96 or 128), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
 // of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32, 4 choose the largest), SCALED, BIASED, GELU.
 
 #define GROUPS (ROWS > 64 ? (BLOCKS > 1 ? BLOCKS : 2) : 1)  // warpgroups: each has a block of a tile's outputs, or half of the rows of the only one
