@@ -268,8 +268,6 @@ class Chain:
             after = self._norms[2 * layer + 1]
             if rows_R is not None and layer == len(self._blocks) - 1:
                 heads_TM, stream_TD = heads_TM.index_select(0, rows_R), stream_TD.index_select(0, rows_R)
-                if not len(rows_R):  # a step that computes nothing but keys and values
-                    return skinny.gain(stream_TD, after.weight_D, after.eps, heads_TM.dtype)
             gained = skinny.add(heads_TM, attention.out.weight_NK, stream_TD, after.weight_D, after.eps, attention.out.bias_N)
             inner_TF = skinny.gated(gained, mlp.gate_up.weight_NK, mlp.is_gelu)
             after = self._norms[2 * layer + 2]
