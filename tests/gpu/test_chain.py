@@ -70,7 +70,7 @@ def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[in
     inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
     context_B = inputs["ragged"].context_B
     expected = decode_attention.reference(**inputs)
-    deal = batch_attention_cuda.deal(context_B, heads, kv_heads, size)
+    deal = batch_attention_cuda.deal(inputs["ragged"], heads, kv_heads, size, 16)
     torch.cuda.synchronize()
     got, again = (batch_attention_cuda.batch_attention(**inputs, deal=deal) for _ in range(2))
     live = context_B > 0
@@ -78,6 +78,36 @@ def test_batch_attention(heads: int, kv_heads: int, size: int, contexts: list[in
     assert torch.equal(got[live], again[live])
     for want, cache in zip(expected[1:], (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), strict=True):
         check("cache", want.nan_to_num(), cache.float().nan_to_num(), decode_attention.SPEC.tolerance, "bf16")
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(32, 8, 128), (32, 8, 64), (4, 4, 64), (64, 8, 128), (40, 40, 128)])
+@pytest.mark.parametrize("rows", [16, 61, 200])
+def test_common_prefixes(heads: int, kv_heads: int, size: int, rows: int, hopper: torch.device) -> None:
+    """Sequences that begin with the same pages, in two groups of different lengths among others that share nothing: read once for several, with
+    the same results."""
+    from redline.kernels import batch_attention_cuda
+
+    generator = torch.Generator().manual_seed(rows)
+    contexts = (970 + torch.randint(0, 300, (rows,), generator=generator)).tolist()
+    contexts[3:5] = [0, 1]
+    groups = [[row for row in range(rows) if row % 3 == group and row not in (3, 4)] for group in (0, 1)]
+    for group, shared in zip(groups, (784, 960), strict=True):
+        contexts[group[1]] = shared + 2  # the shortest that has all of it
+    inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
+    table = inputs["ragged"].page_table_BP
+    for group, shared in zip(groups, (784, 960), strict=True):
+        table[group, : shared // 16] = table[group[0], : shared // 16].clone()
+    expected = decode_attention.reference(**inputs)
+    deal = batch_attention_cuda.deal(inputs["ragged"], heads, kv_heads, size, 16)
+    skipped = deal.entries_E4[deal.room :, 2].tolist()
+    members = batch_attention_cuda.members_of_bundle(heads // kv_heads)
+    for group, shared in zip(groups, (784, 960), strict=True):
+        assert all(skipped[row] == (shared // 16 if len(group) >= members > 1 else 0) for row in group)
+    assert not any(skipped[row] for row in range(rows) if row not in groups[0] + groups[1])
+    got, again = (batch_attention_cuda.batch_attention(**inputs, deal=deal) for _ in range(2))
+    live = inputs["ragged"].context_B > 0
+    check("attention", expected[0].flatten(1)[live], got[live], decode_attention.SPEC.tolerance, "bf16")
+    assert torch.equal(got[live], again[live])
 
 
 @pytest.mark.parametrize("broken", ["one_row_cuda", "many_rows_cuda", "decode_attention_cuda", "batch_attention_cuda"])

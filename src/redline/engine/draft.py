@@ -7,7 +7,7 @@ runner's. Open `Plan` first.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     `steady`: moreover the entries are those of the plan before, in its order, each one token further. `constrained`: one that
     samples may have a grammar. `touched` are the entries whose rows' tables on the device change (fresh rows, new pages,
     tokens to upload); None: any may. `num_samples` counts the entries that sample, and `context` sums up start + count;
-    -1: nobody has counted.
+    -1: nobody has counted. Of those tokens `common` need not be read again: pages that several sequences hold, but once each.
     """
 
     step: int
@@ -70,19 +70,23 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     num_samples: int = -1
     context: int = -1
     by_one: bool = False
+    common: int = 0
 
     def work(self, window: int = 0) -> StepWork:
         """What the step must do; `window` is the model's sliding window, 0 for none."""
         entries = self.entries
         if window or self.context < 0:
             samples = sum([entry.samples for entry in entries])
-            return StepWork.of([(entry.start, entry.count) for entry in entries], logit_rows=samples, window=window)
+            work = StepWork.of([(entry.start, entry.count) for entry in entries], logit_rows=samples, window=window)
+            return work if not self.common else replace(work, common_reads=min(self.common, work.context_reads))
         pairs = self.context
         for entry in reversed(entries):
             if entry.count == 1:
                 break  # chunks come last
             pairs += (entry.count - 1) * entry.start + entry.count * (entry.count - 1) // 2
-        return StepWork(self.num_tokens, len(entries), self.num_samples, self.context, pairs)
+        return StepWork(
+            self.num_tokens, len(entries), self.num_samples, self.context, pairs, common_reads=min(self.common, self.context)
+        )
 
 
 @dataclass(frozen=True)
@@ -237,8 +241,8 @@ class Course:
         """A sequence joins or leaves those that run."""
         self._turns += 1
 
-    def plan(self, draft: Draft, step: int, num_running: int) -> Plan | None:
-        """The draft as plan number `step`; None if there is nothing in it."""
+    def plan(self, draft: Draft, step: int, num_running: int, common: int) -> Plan | None:
+        """The draft as plan number `step`; None if there is nothing in it. `common`: see `Plan`."""
         entries = draft.singles + draft.chunks if draft.chunks else draft.singles
         whole = draft.decodes and len(entries) == num_running
         steady = whole and self._whole_at == self._turns
@@ -259,4 +263,5 @@ class Course:
             draft.num_samples,
             draft.context,
             draft.by_one,
+            common,
         )

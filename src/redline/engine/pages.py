@@ -20,6 +20,7 @@ class PagePool:
         self.page_size = page_size
         self._free = list(range(num_pages - 1, -1, -1))
         self.holders = [0] * num_pages  # of each page; for reading, and for this class alone to change
+        self.num_shared = 0  # holders beyond the first, of all pages; likewise
         self._keepers: dict[int, Callable[[int], None]] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # least recently used first
 
@@ -70,13 +71,17 @@ class PagePool:
         """Hold a page that is in use or idle once more."""
         if self.holders[page] == 0:
             del self._idle[page]
+        else:
+            self.num_shared += 1
         self.holders[page] += 1
 
     def unref(self, page: int) -> None:
         """Let go of a page; the last holder frees it, or leaves it idle if it is kept."""
         assert self.holders[page] > 0, f"page {page} is not in use"
         self.holders[page] -= 1
-        if self.holders[page] == 0:
+        if self.holders[page] > 0:
+            self.num_shared -= 1
+        else:
             if page in self._keepers:
                 self._idle[page] = None
             else:
@@ -106,4 +111,5 @@ class PagePool:
         assert len(free) == len(self._free), "a page is free twice"
         assert len(free) + len(idle) + len(used) == self.num_pages, "pages were lost or counted twice"
         assert free | idle | used == set(range(self.num_pages)), "pages were lost"
+        assert self.num_shared == sum(self.holders) - len(used), "holders were miscounted"
         assert idle <= self._keepers.keys() <= idle | used, "a kept page is free, or an idle one is not kept"

@@ -1,6 +1,7 @@
-"""Hopper's kernel of decode_attention.py for many sequences: the launcher of cuda/batch_attention.cu. Open `batch_attention`.
+"""Hopper's kernel of decode_attention.py for many sequences: the launchers of cuda/batch_attention.cu and cuda/deal.cu. Open `batch_attention`.
 
-B sequences, N query heads, K kv heads, H head size, P pages, S tokens per page, G blocks.
+What several sequences begin with is read once for a bundle of them. B sequences, N query heads, K kv heads, H head size, P pages, S tokens per
+page, G blocks, E places in the line of keys: room for bundles, then the sequences.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from redline.kernels.op import device_of
 from redline.kernels.ragged import Ragged
 
 TILE = 16
+ROWS = 16
+"""Of a matrix instruction: queries of all members of a bundle."""
+
+SHARERS = 1024
+"""With more sequences there are no bundles (cuda/deal.cu)."""
+
 DEALERS = 256
 PREPARED_BYTES = 47 * 1024  # of the 48 KiB that a block has without asking; barriers take some
 RING_BYTES = 96 * 1024
@@ -30,29 +37,34 @@ them at the end: 128 sequences of a 1B take 4 % longer (H200)."""
 
 @dataclass(frozen=True)
 class Deal:
-    """How a step's keys are dealt to the blocks, the same in all layers; on the device (see cuda/batch_attention.cu)."""
+    """How a step's keys are dealt to the blocks, the same in all layers; on the device (see cuda/line.cuh)."""
 
-    first_tile_B1: Tensor
-    starts_G4: Tensor
+    entries_E4: Tensor
+    members_E32: Tensor
+    first_tile_E1: Tensor
+    starts_G8: Tensor
+    room: int
 
     @property
     def blocks(self) -> int:
-        return len(self.starts_G4)
+        return len(self.starts_G8)
 
 
 class _Arguments(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("qkv", "q_norm", "k_norm", "cos_sin", "k_cache", "v_cache", "context")),
-        *((name, ctypes.c_void_p) for name in ("page_table", "first_tile", "starts", "sums", "bests", "arrivals", "output")),
-        *((name, ctypes.c_int) for name in ("rows", "kv_heads", "table_stride", "blocks")),
+        *((name, ctypes.c_void_p) for name in ("page_table", "entries", "members", "first_tile", "starts")),
+        *((name, ctypes.c_void_p) for name in ("sums", "bests", "bundle_sums", "bundle_bests", "first_sums", "first_bests")),
+        *((name, ctypes.c_void_p) for name in ("arrivals", "output")),
+        *((name, ctypes.c_int) for name in ("rows", "room", "kv_heads", "table_stride", "blocks")),
         *((name, ctypes.c_float) for name in ("scale_log2", "eps")),
     ]
 
 
 class _DealArguments(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("context", "first_tile", "starts")),
-        *((name, ctypes.c_int) for name in ("rows", "blocks")),
+        *((name, ctypes.c_void_p) for name in ("context", "page_table", "entries", "members", "first_tile", "starts")),
+        *((name, ctypes.c_int) for name in ("rows", "room", "table_stride", "blocks", "page", "size")),
     ]
 
 
@@ -79,16 +91,17 @@ def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bo
 def _kernel(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, device: torch.device) -> Kernel:
     defined = definitions(heads, kv_heads, size, page_size, normed)
     units = defined["UNITS"] * defined["HEADS"] * size * 2 * TILE
+    members, group = members_of_bundle(heads // kv_heads), heads // kv_heads
+    shelves = defined["HEADS"] * size * (4 * (2 + members) + 2 * members * group)  # `Shelf` in cuda/batch_attention.cu
     with torch.cuda.device(device):
         code = machine_code("batch_attention.cu", defined)
-        return Kernel(code, "batch_attention", threads=32 * defined["HEADS"] + 32, shared_bytes=units + 1024)
+        return Kernel(code, "batch_attention", threads=32 * defined["HEADS"] + 32, shared_bytes=units + shelves + 1024)
 
 
 @functools.cache
 def _deal_kernel(device: torch.device) -> Kernel:
-    smallest = definitions(8, 8, 64, TILE, False)
     with torch.cuda.device(device):
-        return Kernel(machine_code("batch_attention.cu", smallest), "deal", threads=DEALERS)
+        return Kernel(machine_code("deal.cu", {}), "deal", threads=DEALERS)
 
 
 _maps: dict[tuple[int, torch.Size, int], Argument] = {}
@@ -102,17 +115,31 @@ def _cache_map(cache_PSKH: Tensor, own: int) -> Argument:
     return _maps[key]
 
 
-def deal(context_B: Tensor, heads: int, kv_heads: int, size: int) -> Deal:
-    """Deal the keys of sequences of these contexts (0: none), for kernels that start after this one has ended."""
-    device = context_B.device
+def members_of_bundle(group: int) -> int:
+    """Sequences for which one read of their keys suffices; 1: heads of one query have no registers left for more, those of many no rows."""
+    return 1 if group == 1 else ROWS // group
+
+
+def room_for_bundles(rows: int, group: int) -> int:
+    """Bundles there can be: they are made for as many sequences as one has members, or more."""
+    members = members_of_bundle(group)
+    return 2 * rows // members if 1 < members <= rows <= SHARERS else 0
+
+
+def deal(ragged: Ragged, heads: int, kv_heads: int, size: int, page_size: int) -> Deal:
+    """Deal the keys of sequences of these contexts (0: none) and pages, for kernels that start after this one has ended."""
+    context_B, device = ragged.context_B, ragged.context_B.device
+    rows, group = len(context_B), heads // kv_heads
     blocks = max(1, device_of(device).processors // (kv_heads // heads_of_block(heads, kv_heads, size)))
-    made = Deal(
-        torch.empty(len(context_B) + 1, dtype=torch.int32, device=device),
-        torch.empty((blocks, 4), dtype=torch.int32, device=device),
+    room = room_for_bundles(rows, group)
+    entries_E4, members_E32, first_tile_E1, starts_G8 = (
+        torch.empty(shape, dtype=torch.int32, device=device)
+        for shape in ((room + rows, 4), (max(1, room), 2 * ROWS), (room + rows + 1,), (blocks, 8))
     )
-    pointers = (tensor.data_ptr() for tensor in (context_B, made.first_tile_B1, made.starts_G4))
-    _deal_kernel(device).launch(1, [_DealArguments(*pointers, len(context_B), blocks)], dependent=False)
-    return made
+    tensors = (context_B, ragged.page_table_BP, entries_E4, members_E32, first_tile_E1, starts_G8)
+    sizes = (rows, room, ragged.page_table_BP.stride(0), blocks, page_size, members_of_bundle(group))
+    _deal_kernel(device).launch(1, [_DealArguments(*(tensor.data_ptr() for tensor in tensors), *sizes)], dependent=False)
+    return Deal(entries_E4, members_E32, first_tile_E1, starts_G8, room)
 
 
 def batch_attention(
@@ -131,8 +158,9 @@ def batch_attention(
     own, group = heads_of_block(heads, kv_heads, size), heads // kv_heads
     groups = kv_heads // own
     output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
-    sums = torch.empty(groups * deal.blocks * own * group * size, dtype=torch.float32, device=device)
-    bests = torch.empty(groups * deal.blocks * own * 2 * group, dtype=torch.float32, device=device)
+    heads_of_parts = [kv_heads * deal.blocks * group]
+    heads_of_parts += [kv_heads * (deal.room + deal.blocks) * ROWS, len(qkv_BM) * heads] if deal.room else [0, 0]
+    scratch = [torch.empty(parts * each, dtype=torch.float32, device=device) for parts in heads_of_parts for each in (size, 2)]
     tensors = (
         qkv_BM,
         prepare.cos_sin_LH if prepare.q_norm_H is None else prepare.q_norm_H,
@@ -142,16 +170,17 @@ def batch_attention(
         v_cache_PSKH,
         ragged.context_B,
         ragged.page_table_BP,
-        deal.first_tile_B1,
-        deal.starts_G4,
-        sums,
-        bests,
+        deal.entries_E4,
+        deal.members_E32,
+        deal.first_tile_E1,
+        deal.starts_G8,
+        *scratch,
         arrivals(device),
         output_BM,
     )
     arguments = _Arguments(
         *(tensor.data_ptr() for tensor in tensors),
-        len(qkv_BM), kv_heads, ragged.page_table_BP.stride(0), deal.blocks, scale * LOG2_E, prepare.eps,
+        len(qkv_BM), deal.room, kv_heads, ragged.page_table_BP.stride(0), deal.blocks, scale * LOG2_E, prepare.eps,
     )  # fmt: skip
     kernel = _kernel(heads, kv_heads, size, page_size, prepare.q_norm_H is not None, device)
     maps = [_cache_map(k_cache_PSKH, own), _cache_map(v_cache_PSKH, own)]

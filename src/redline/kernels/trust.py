@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from redline.errors import RedlineError
-from redline.kernels.op import OpSpec
+from redline.kernels.attention import make_ragged
+from redline.kernels.op import Inputs, OpSpec
 
 LARGEST_ERROR = 0.02
 """Of all results together, against float32: bf16's own is a quarter of it, and a wrong kernel's is near 1."""
 
 
-CONTEXTS = {"clusters": (1, 270), "chunks": (2, 4300), "dealt": (64, 40)}
-"""Sequences and keys for which each kind of attention is the usual one."""
+CONTEXTS = {"clusters": (1, 270), "chunks": (2, 4300), "dealt": (64, 40), "bundled": (8, 900)}
+"""Sequences and keys for which each kind of attention is the usual one. Those of the last begin with the same pages, COMMON of them."""
+
+COMMON = 13
 
 PAGE_SIZE = 64  # the engine's own
 
@@ -42,12 +45,14 @@ def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: 
         for kind, (rows, context) in CONTEXTS.items():
             inputs = decode_attention.make_inputs({"B": rows, "C": context, **axes}, torch.bfloat16, device, 1)
             inputs.pop("window")
+            if kind == "bundled":
+                inputs |= _with_common_pages(inputs, rows, context)
             want = decode_attention.reference(**inputs)[0].flatten(1)
             context_B = inputs["ragged"].context_B
-            if kind == "dealt":
+            if kind in ("dealt", "bundled"):
                 if not batch_attention_cuda.takes(rows, heads, kv_heads, size, PAGE_SIZE):
                     continue
-                deal = batch_attention_cuda.deal(context_B, heads, kv_heads, size)
+                deal = batch_attention_cuda.deal(inputs["ragged"], heads, kv_heads, size, PAGE_SIZE)
                 torch.cuda.synchronize(device)  # in a step the layer before sees to that
                 got = batch_attention_cuda.batch_attention(**inputs, deal=deal)
             else:
@@ -62,6 +67,17 @@ def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: 
     except (RedlineError, ImportError) as error:
         return f"the attention kernels cannot be used ({error})"
     return None
+
+
+def _with_common_pages(inputs: Inputs, rows: int, context: int) -> Inputs:
+    """Sequences of so many keys each, and their caches."""
+    _, page_size, kv_heads, size = inputs["k_cache_PSKH"].shape
+    device = inputs["k_cache_PSKH"].device
+    ragged, pages = make_ragged([1] * rows, [context] * rows, page_size, device, 1)
+    ragged.page_table_BP[1:, :COMMON] = ragged.page_table_BP[0, :COMMON]
+    generator, shape = torch.Generator(device).manual_seed(1), (pages, page_size, kv_heads, size)
+    caches = (torch.randn(shape, generator=generator, device=device).to(torch.bfloat16) for _ in range(2))
+    return {"ragged": ragged} | dict(zip(("k_cache_PSKH", "v_cache_PSKH"), caches, strict=True))
 
 
 def _is_close(got: torch.Tensor, want: torch.Tensor) -> bool:

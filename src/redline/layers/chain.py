@@ -240,7 +240,7 @@ class Chain:
         if not self._deals(batch, page_size):
             return batch
         shape = self._decoder.shape
-        deal = batch_attention_cuda.deal(batch.ragged.context_B, shape.num_heads, shape.num_kv_heads, shape.head_size)
+        deal = batch_attention_cuda.deal(batch.ragged, shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
         return dataclasses.replace(batch, deal=deal)
 
     def _last(self, batch: Batch, cache: KVCache) -> skinny.Gained:

@@ -3,7 +3,7 @@
 The limit is the stage roofline: a step is a chain of dependent stages (the projections, attention, the head ...), and
 each stage takes at least the longer of its bytes over the read bandwidth and its FLOPs over the matrix rate; the
 limit of the step is their sum. Counted is what no implementation can avoid: every weight that is touched once per
-step, the KV of visible tokens once, half of the causal square. Not counted: activations, launches, sampling.
+step, the KV of visible tokens once (of those that sequences have in common too), half of the causal square. Not counted: activations, launches, sampling.
 Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009.
 
 Knows shapes and numbers, never a model or a device. Open `cost` first, then `limit_s`.
@@ -30,7 +30,8 @@ class StepWork:
 
     A sequence brings `count` new tokens after `start` tokens whose KV exists. Then context_reads sums start + count
     (KV tokens that must be read) and score_pairs sums, over new tokens, the KV tokens each may see, itself included.
-    `window_reads` and `window_pairs` are the same for layers with a sliding window; None: no window cuts anything.
+    `window_reads` and `window_pairs` are the same for layers with a sliding window; None: no window cuts anything. Of `context_reads`
+    `common_reads` are of tokens that several sequences have in common, beyond the first reading, which serves all.
     """
 
     tokens: int
@@ -40,6 +41,7 @@ class StepWork:
     score_pairs: int
     window_reads: int | None = None
     window_pairs: int | None = None
+    common_reads: int = 0
 
     @classmethod
     def of(cls, spans: Iterable[tuple[int, int]], *, logit_rows: int, window: int = 0) -> StepWork:
@@ -179,7 +181,7 @@ def _attention(shape: ModelShape, kv_element_bytes: float, work: StepWork) -> li
     return [
         Stage(name, layers * reads * kv_element_bytes, layers * pair_flops * pairs)
         for name, layers, reads, pairs in (
-            ("attention", shape.num_layers - sliding, work.context_reads, work.score_pairs),
+            ("attention", shape.num_layers - sliding, work.context_reads - work.common_reads, work.score_pairs),
             ("attention_sliding", sliding, window_reads, window_pairs),
         )
         if layers

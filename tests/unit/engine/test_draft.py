@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -63,7 +64,8 @@ def check(plan: Plan, before: Plan | None) -> Counter[str]:
     changed = {id(e) for e in entries if e.fresh or e.first_new < len(e.pages) or e.upload_from is not None}
     assert plan.touched is not None and changed == {id(e) for e in plan.touched}
     for window in (0, 5):
-        assert plan.work(window) == StepWork.of(spans(plan), logit_rows=plan.num_samples, window=window)
+        alone = StepWork.of(spans(plan), logit_rows=plan.num_samples, window=window)
+        assert plan.work(window) == replace(alone, common_reads=min(plan.common, alone.context_reads))
     return Counter(steady=plan.steady, decodes=plan.decodes, touched=bool(changed), mixed=not plan.decodes)
 
 
@@ -92,6 +94,22 @@ def test_what_a_plan_says_of_itself_is_true_under_random_traffic(effort: int) ->
                 expected = expected_answer(made, index, 60)
                 assert (loop.answers.get((made.id, index), []), loop.ends[made.id, index]) == expected
     assert min(happened.values()) > 50 * effort, happened
+
+
+def test_pages_that_several_hold_are_counted_once() -> None:
+    """Three prompts of 13 tokens, of which 12 fill three pages: two of the three need not read them."""
+    loop = make_loop()
+    loop.scheduler.add(request("a", 13, 30))
+    loop.step()
+    assert (plan := loop.step()) is not None and plan.common == 0
+    for name in ("b", "c"):
+        loop.scheduler.add(msgspec.structs.replace(request("a", 13, 30), id=name))
+    for _ in range(4):
+        plan = loop.step()
+    assert plan is not None and len(plan.entries) == 3
+    assert plan.common == 2 * 12 and plan.work().common_reads == 2 * 12 and plan.work().context_reads == plan.context
+    loop.run()
+    loop.scheduler.check()
 
 
 def test_a_plan_made_by_hand_counts_itself() -> None:

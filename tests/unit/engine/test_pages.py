@@ -99,3 +99,4 @@ def test_random_use_conserves_pages() -> None:
                 kept.add(page)
         pool.check()
         assert pool.num_used == len(holders) and pool.num_idle == len(kept - holders.keys())
+        assert pool.num_shared == sum(holders.values()) - len(holders)

@@ -104,6 +104,13 @@ def test_a_small_model_counted_by_hand() -> None:
     assert due.flops == sum(stage.flops for stage in due.stages)
 
 
+def test_what_sequences_have_in_common_is_read_once_and_multiplied_for_each() -> None:
+    alone = StepWork.of([(20, 1), (30, 1)], logit_rows=2)
+    due, together = cost(SMALL, 2, 1, alone), cost(SMALL, 2, 1, dataclasses.replace(alone, common_reads=16))
+    assert due.kv_read_bytes - together.kv_read_bytes == 2 * 16 * 2 * (2 * 4)
+    assert due.flops == together.flops and due.weight_bytes == together.weight_bytes
+
+
 def test_the_head_is_read_only_where_a_token_samples() -> None:
     without, with_head = (cost(SMALL, 2, 2, StepWork.of([(0, 4)], logit_rows=rows)) for rows in (0, 1))
     assert with_head.weight_bytes - without.weight_bytes == 2 * 32 * 8

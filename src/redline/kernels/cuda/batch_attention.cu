@@ -1,28 +1,26 @@
 // Attention of one new token per sequence over the paged cache, for many sequences; formulas in decode_attention.py. Heads are
 // prepared (norm, rotation) and the new key and value are written to the cache here, too.
 //
-// The keys of all sequences, in tiles of 16, stand in one line, and every block takes the same number of them (`deal` says where it
+// The keys of all sequences, in tiles of 16, stand in one line, and every block takes the same number of them (deal.cu says where it
 // begins). One warp keeps UNITS copies of a tile's keys or values, of all HEADS heads at once, on their way into shared memory, so
 // memory is read in pieces of a page and never waits for a sequence's end. Each other warp has one key-value head: it walks the
 // tiles without waiting for its neighbours. What the next sequence needs, its heads and where its keys lie, is on its way while one is
 // walked. A sequence that several blocks share is joined, head by head, in the order of its keys, by the block that begins it: that is
 // its last sequence, and the first of the others, so they have mostly ended by then.
 //
+// Pages that several sequences begin with are read once for MEMBERS of them, a bundle, as many as the rows of a matrix instruction have
+// room for. Bundles stand in the line before all sequences. What they leave is joined as any other part.
+//
 // Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS.
 
 #include "heads.cuh"
+#include "line.cuh"
 
 #define THREADS (32 * HEADS + 32)
-#define TILE 16                       // keys
 #define LINES (HEAD / 64)             // pieces of 128 bytes of a head's key
 #define PIECE (TILE * 128)            // bytes of such a piece in shared memory: 16 keys, swizzled
 #define UNIT_BYTES (HEADS * LINES * PIECE)
-#define DEALERS 256                   // threads of `deal`
-
-// Where a block begins: a sequence, its keys, and which tiles are its.
-struct Start {
-    int sequence, context, first, next;
-};
+#define MEMBERS (GROUP == 1 ? 1 : ROWS / GROUP)  // sequences of a bundle; heads of one query have no registers left for more
 
 struct Arguments {
     const u16* qkv;            // [rows, (heads + 2 kv heads) * HEAD]
@@ -33,67 +31,21 @@ struct Arguments {
     u16* v_cache;
     const int* context;        // [rows]
     const int* page_table;     // [rows, table_stride]
-    const int* first_tile;     // [rows + 1]: tiles before each sequence's; then, of all
+    const Entry* entries;      // [room + rows]: bundles, the last of them at room - 1, then sequences
+    const Member* members;     // [room, ROWS]
+    const int* first_tile;     // [room + rows + 1]: tiles before each entry's; then, of all
     const Start* starts;       // [blocks]
     float* sums;               // scratch: [groups of heads, blocks, HEADS, GROUP, HEAD]
     float* bests;              // scratch: [groups of heads, blocks, HEADS, 2, GROUP]
+    float* bundle_sums;        // scratch: [groups of heads, room + blocks, HEADS, ROWS, HEAD]
+    float* bundle_bests;       // scratch: [groups of heads, room + blocks, HEADS, 2, ROWS]
+    float* first_sums;         // scratch: [rows, kv heads, GROUP, HEAD]
+    float* first_bests;        // scratch: [rows, kv heads, 2, GROUP]
     int* arrivals;             // scratch: [rows * kv heads], zero between launches: parts that wait to be joined
     u16* output;               // [rows, heads * HEAD]
-    int rows, kv_heads, table_stride, blocks;
+    int rows, room, kv_heads, table_stride, blocks;
     float scale_log2, eps;
 };
-
-struct DealArguments {
-    const int* context;        // [rows]: keys of each row's sequence, the new one included; 0 for none
-    int* first_tile;           // see Arguments
-    Start* starts;
-    int rows, blocks;
-};
-
-// A sequence has a tile at least, and its new key, which is not in the cache yet, comes after them.
-__device__ __forceinline__ int tiles_of(int context) { return context > 1 ? (context - 1 + TILE - 1) / TILE : context; }
-
-// Blocks that have work: one tile at the least.
-__device__ __forceinline__ u32 busy(u32 blocks, u32 total) { return total < blocks ? total : blocks; }
-
-__device__ __forceinline__ int first_of(u32 block, u32 blocks, u32 total) { return (u64)block * total / blocks; }
-
-// The block that has tile `tile`.
-__device__ __forceinline__ u32 owner_of(u32 tile, u32 blocks, u32 total) { return ((u64)(tile + 1) * blocks - 1) / total; }
-
-extern "C" __global__ void __launch_bounds__(DEALERS) deal(const __grid_constant__ DealArguments a) {
-    __shared__ int sums[DEALERS / 32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    let_next_kernel_start();
-    wait_for_kernel_before();
-    int total = 0;
-    for (int begin = 0; begin < a.rows; begin += DEALERS) {
-        const int row = begin + threadIdx.x, own = row < a.rows ? tiles_of(a.context[row]) : 0;
-        int sum = own;
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-            const int other = __shfl_up_sync(0xffffffff, sum, offset);
-            if (lane >= offset) sum += other;
-        }
-        if (lane == 31) sums[warp] = sum;
-        __syncthreads();
-        int before = total + sum - own;
-        for (int w = 0; w < DEALERS / 32; ++w) {
-            if (w < warp) before += sums[w];
-            total += sums[w];
-        }
-        if (row < a.rows) a.first_tile[row] = before;
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) a.first_tile[a.rows] = total;
-    const u32 blocks = busy(a.blocks, total);
-    for (int row = threadIdx.x; row < a.rows; row += DEALERS) {  // own entries only
-        const int context = a.context[row], first = a.first_tile[row], next = first + tiles_of(context);
-        if (first == next) continue;
-        for (u32 block = ((u64)first * blocks + total - 1) / total; block < blocks && first_of(block, blocks, total) < next; ++block)
-            a.starts[block] = {row, context, first, next};
-    }
-}
 
 // Where a unit lies and which barriers it has. Units are keys, values, keys, values ... of one tile after the other.
 struct Ring {
@@ -109,36 +61,42 @@ struct Ring {
     }
 };
 
-// The sequence behind `at` that has keys. There must be one.
+// The entry behind `at` that has tiles. There must be one.
 __device__ __forceinline__ Start following(const Arguments& a, Start at) {
     do {
-        ++at.sequence;
+        ++at.place;
         at.first = at.next;
-        at.next = a.first_tile[at.sequence + 1];
-        at.context = a.context[at.sequence];
+        at.next = a.first_tile[at.place + 1];
+        at.own = a.entries[at.place];
     } while (at.first == at.next);
     return at;
 }
 
+__device__ __forceinline__ bool is_bundle(const Arguments& a, const Start& at) { return MEMBERS > 1 && at.place < a.room; }
+
+// The first key of a tile, in its sequence.
+__device__ __forceinline__ int key_of(const Start& at, int tile) { return (tile - at.first + (MEMBERS > 1 ? at.own.skipped : 0)) * TILE; }
+
 // The pages of up to 32 tiles of a sequence, one a lane.
 __device__ __forceinline__ int load_pages(const Arguments& a, const Start& at, int tile, int last, int lane) {
-    return tile + lane < last ? a.page_table[(u64)at.sequence * a.table_stride + (tile - at.first + lane) * TILE / PAGE] : 0;
+    return tile + lane < last ? a.page_table[(u64)at.own.sequence * a.table_stride + key_of(at, tile + lane) / PAGE] : 0;
 }
 
 // One warp: every tile of [tile, end), keys and values, in order.
 __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& keys, const TensorMap& values, const Ring& ring, Start at, int tile, int end, int group) {
     const int lane = threadIdx.x % 32;
-    const u64 policy = policy_evict_first();
+    const u64 once = policy_evict_first(), often = policy_evict_last();
     u32 unit = 0;
     int pages = load_pages(a, at, tile, min(at.next, end), lane);
     while (tile < end) {
         const int last = min(at.next, end);
         const Start after = last < end ? following(a, at) : at;
+        const u64 policy = is_bundle(a, at) ? often : once;
         while (tile < last) {
             const int stop = min(tile + 32, last);
             int pages_after = 0;
             for (int i = 0; tile < stop; ++i, ++tile) {
-                const int slot = __shfl_sync(0xffffffff, pages, i) * PAGE + (tile - at.first) * TILE % PAGE;
+                const int slot = __shfl_sync(0xffffffff, pages, i) * PAGE + key_of(at, tile) % PAGE;
 #pragma unroll
                 for (int v = 0; v < 2; ++v, ++unit) {
                     ring.wait_empty(unit);
@@ -162,11 +120,12 @@ struct Sums {
     float best[2], total[2];      // of rows lane / 4 and lane / 4 + 8; totals of this lane's columns alone
 };
 
-// The scores' weights, after the best so far has been moved; `live` keys count.
+// The scores' weights, after the best so far has been moved; `live` keys count. USED rows of the sums are somebody's.
+template <int USED>
 __device__ __forceinline__ void weigh(Sums& s, float (&scores)[2][4], int live, float scale_log2, int lane) {
     float decay[2];
 #pragma unroll
-    for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
+    for (int half = 0; half < (USED > 8 ? 2 : 1); ++half) {
         float best = s.best[half];
 #pragma unroll
         for (int n = 0; n < 2; ++n)
@@ -190,7 +149,7 @@ __device__ __forceinline__ void weigh(Sums& s, float (&scores)[2][4], int live, 
 #pragma unroll
     for (int n = 0; n < 2 * SLICES; ++n) {
         s.values[n][0] *= decay[0], s.values[n][1] *= decay[0];
-        if (GROUP > 8) s.values[n][2] *= decay[1], s.values[n][3] *= decay[1];
+        if (USED > 8) s.values[n][2] *= decay[1], s.values[n][3] *= decay[1];
     }
 }
 
@@ -225,6 +184,7 @@ __device__ __forceinline__ void gather(Sums& s, const u32 (&weights)[4], u32 val
     }
 }
 
+template <int USED>
 __device__ __forceinline__ void take_tile(Sums& s, const u32 (&q)[SLICES][4], const Ring& ring, u32 unit, u32 head, int live, float scale_log2, int lane) {
     float scores[2][4] = {};
     ring.wait_full(unit);
@@ -232,9 +192,9 @@ __device__ __forceinline__ void take_tile(Sums& s, const u32 (&q)[SLICES][4], co
     ring.release(unit, lane);
     u32 weights[4] = {};
     if (live > 0) {
-        weigh(s, scores, live, scale_log2, lane);
+        weigh<USED>(s, scores, live, scale_log2, lane);
         weights[0] = pack_bf16(scores[0][0], scores[0][1]), weights[2] = pack_bf16(scores[1][0], scores[1][1]);
-        if (GROUP > 8) weights[1] = pack_bf16(scores[0][2], scores[0][3]), weights[3] = pack_bf16(scores[1][2], scores[1][3]);
+        if (USED > 8) weights[1] = pack_bf16(scores[0][2], scores[0][3]), weights[3] = pack_bf16(scores[1][2], scores[1][3]);
     }
     ring.wait_full(unit + 1);
     if (live > 0) gather(s, weights, ring.at(unit + 1) + head * LINES * PIECE, live, lane);
@@ -254,28 +214,68 @@ __device__ __forceinline__ void copy_16(void* target, const void* source) {
 }
 
 // Ask for the angles of a sequence's newest token, which do not depend on the kernel before.
-__device__ __forceinline__ void request_angles(const Arguments& a, Heads& heads, const Start& at, int lane) {
-    for (int i = 4 * lane; i < HEAD; i += 128) copy_16(heads.angles + i, a.cos_sin + (u64)(at.context - 1) * HEAD + i);
+__device__ __forceinline__ void request_angles(const Arguments& a, Heads& heads, int context, int lane) {
+    for (int i = 4 * lane; i < HEAD; i += 128) copy_16(heads.angles + i, a.cos_sin + (u64)(context - 1) * HEAD + i);
 }
 
 // Ask for the heads of a sequence's newest token: the group's queries, the key, the value.
-__device__ __forceinline__ void request_heads(const Arguments& a, Heads& heads, const Start& at, int head, int lane) {
-    const u16* token = a.qkv + (u64)at.sequence * a.kv_heads * (GROUP + 2) * HEAD;
+__device__ __forceinline__ void request_heads(const Arguments& a, Heads& heads, int sequence, int head, int lane) {
+    const u16* token = a.qkv + (u64)sequence * a.kv_heads * (GROUP + 2) * HEAD;
     for (int i = 8 * lane; i < (GROUP + 2) * HEAD; i += 256) {
         const int part = i < GROUP * HEAD ? head * GROUP * HEAD + i : (a.kv_heads * (GROUP + (i - GROUP * HEAD) / HEAD) + head) * HEAD + i % HEAD;
         copy_16(heads.raw + i, token + part);
     }
 }
 
-// The queries as the left operand; rows past the group's are zero.
-__device__ __forceinline__ void load_queries(u32 (&q)[SLICES][4], const Heads& heads, int lane) {
+// Queries as the left operand; rows past those that there are are zero.
+__device__ __forceinline__ void load_queries(u32 (&q)[SLICES][4], const u16* queries, int rows, int lane) {
 #pragma unroll
     for (int step = 0; step < SLICES; ++step)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int row = lane / 4 + i % 2 * 8, column = 16 * step + 2 * (lane % 4) + i / 2 * 8;
-            q[step][i] = row < GROUP ? *(const u32*)(heads.q + row * HEAD + column) : 0;
+            q[step][i] = row < rows ? *(const u32*)(queries + row * HEAD + column) : 0;
         }
+}
+
+// More of it, which lasts: the norms' weights, and for a bundle its members' queries, as they come and then prepared.
+struct Shelf {
+    float norms[2][HEAD];
+    float angles[MEMBERS][HEAD];
+    u16 q[MEMBERS * GROUP * HEAD];
+};
+
+__device__ __forceinline__ void request_norms(const Arguments& a, Shelf& shelf, int lane) {
+    for (int i = 4 * lane; NORMED && i < HEAD; i += 128) copy_16(shelf.norms[0] + i, a.q_norm + i), copy_16(shelf.norms[1] + i, a.k_norm + i);
+}
+
+// Ask for the angles and queries of all members.
+__device__ __forceinline__ void request_members(const Arguments& a, Shelf& shelf, int place, int head, int lane) {
+    const Member own = lane < MEMBERS ? a.members[place * ROWS + lane] : Member{-1, 0};
+#pragma unroll
+    for (int m = 0; m < MEMBERS; ++m) {
+        const int sequence = __shfl_sync(0xffffffff, own.sequence, m), context = __shfl_sync(0xffffffff, own.context, m);
+        if (sequence < 0) continue;
+        for (int i = 4 * lane; i < HEAD; i += 128) copy_16(shelf.angles[m] + i, a.cos_sin + (u64)(context - 1) * HEAD + i);
+        const u16* queries = a.qkv + ((u64)sequence * a.kv_heads * (GROUP + 2) + head * GROUP) * HEAD;
+        for (int i = 8 * lane; i < GROUP * HEAD; i += 256) copy_16(shelf.q + m * GROUP * HEAD + i, queries + i);
+    }
+}
+
+// What was asked for, prepared in place: a lane writes what it has read. What is nobody's is whatever was there.
+__device__ __forceinline__ void prepare_members(const Arguments& a, Shelf& shelf, int lane) {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncwarp();
+    const Head norm = load_numbers(shelf.norms[0], lane);
+    for (int m = 0; m < MEMBERS; ++m) {
+        const Head angles = load_numbers(shelf.angles[m], lane);
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) {
+            u16* query = shelf.q + (m * GROUP + i) * HEAD;
+            prepare(load_numbers(query, lane), norm, angles, a.eps, query, nullptr, lane);
+        }
+    }
+    __syncwarp();
 }
 
 // The new key, by plain arithmetic: every lane has two rows' sums, four lanes of a row share its columns.
@@ -299,18 +299,18 @@ __device__ __forceinline__ void take_newest(Sums& s, const Heads& heads, float s
 }
 
 // What was asked for, prepared. `slot` is where the newest key goes, if this block has it; -1 if not.
-__device__ __forceinline__ void prepare_heads(const Arguments& a, Heads& heads, const Norms& norms, int slot, int head, int lane) {
+__device__ __forceinline__ void prepare_heads(const Arguments& a, Heads& heads, const Shelf& shelf, int slot, int head, int lane) {
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncwarp();
-    const Head angles = load_numbers(heads.angles, lane);
+    const Head angles = load_numbers(heads.angles, lane), norm = load_numbers(shelf.norms[0], lane);
     Head queries[GROUP];
 #pragma unroll
     for (int i = 0; i < GROUP; ++i) queries[i] = load_numbers(heads.raw + i * HEAD, lane);  // before anything is written
 #pragma unroll
-    for (int i = 0; i < GROUP; ++i) prepare(queries[i], norms.q, angles, a.eps, heads.q + i * HEAD, nullptr, lane);
+    for (int i = 0; i < GROUP; ++i) prepare(queries[i], norm, angles, a.eps, heads.q + i * HEAD, nullptr, lane);
     if (slot >= 0) {
         const u64 place = ((u64)slot * a.kv_heads + head) * HEAD;
-        prepare(load_numbers(heads.raw + GROUP * HEAD, lane), norms.k, angles, a.eps, heads.k, a.k_cache + place, lane);
+        prepare(load_numbers(heads.raw + GROUP * HEAD, lane), load_numbers(shelf.norms[1], lane), angles, a.eps, heads.k, a.k_cache + place, lane);
         for (int c = lane; c < HEAD; c += 32) a.v_cache[place + c] = heads.v()[c];
     }
     __syncwarp();
@@ -318,8 +318,8 @@ __device__ __forceinline__ void prepare_heads(const Arguments& a, Heads& heads, 
 
 // Where the newest key of a sequence goes.
 __device__ __forceinline__ int newest_slot(const Arguments& a, const Start& at) {
-    const int page = a.page_table[(u64)at.sequence * a.table_stride + (at.context - 1) / PAGE];
-    return page * PAGE + (at.context - 1) % PAGE;
+    const int newest = at.own.context - 1;
+    return a.page_table[(u64)at.own.sequence * a.table_stride + newest / PAGE] * PAGE + newest % PAGE;
 }
 
 // Writes a sequence's heads out of sums whose totals are whole.
@@ -335,32 +335,54 @@ __device__ __forceinline__ void write(const Arguments& a, const Sums& s, int seq
     }
 }
 
-// A block that goes on with a sequence leaves its sums, a part for each of its heads, to the block that begins it.
-__device__ __forceinline__ u64 part_of(const Arguments& a, u32 block, int head) { return ((u64)(head / HEADS) * a.blocks + block) * HEADS + head % HEADS; }
+// Sums that another block joins: numbers of rows, and what is best of each, behind which stand the totals of all rows.
+struct Part {
+    float *sums, *bests;
+};
 
-__device__ __forceinline__ void keep(const Arguments& a, const Sums& s, u64 part, int lane) {
+// A block that goes on with a sequence leaves a part for each of its heads to the block that begins it.
+__device__ __forceinline__ Part part_of(const Arguments& a, u32 block, int head) {
+    const u64 part = ((u64)(head / HEADS) * a.blocks + block) * HEADS + head % HEADS;
+    return {a.sums + part * GROUP * HEAD, a.bests + part * 2 * GROUP};
+}
+
+// Of a sequence that a bundle reads for, what the block that begins it has.
+__device__ __forceinline__ Part first_part_of(const Arguments& a, int sequence, int head) {
+    const u64 part = (u64)sequence * a.kv_heads + head;
+    return {a.first_sums + part * GROUP * HEAD, a.first_bests + part * 2 * GROUP};
+}
+
+// A bundle leaves one of each block that reads it, from a member's first row on. No two have the same place: along the line one of the two grows.
+__device__ __forceinline__ Part part_of_bundle(const Arguments& a, int place, u32 block, int head, int member) {
+    const u64 part = ((u64)(head / HEADS) * (a.room + a.blocks) + place + block) * HEADS + head % HEADS;
+    return {a.bundle_sums + (part * ROWS + member * GROUP) * HEAD, a.bundle_bests + part * 2 * ROWS + member * GROUP};
+}
+
+template <int USED>
+__device__ __forceinline__ void keep(const Sums& s, const Part& part, int lane) {
 #pragma unroll
-    for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
+    for (int half = 0; half < (USED > 8 ? 2 : 1); ++half) {
         const int row = lane / 4 + 8 * half;
-        if (row >= GROUP) continue;
-        float* sums = a.sums + (part * GROUP + row) * HEAD + 2 * (lane % 4);
+        if (row >= USED) continue;
+        float* sums = part.sums + row * HEAD + 2 * (lane % 4);
 #pragma unroll
         for (int n = 0; n < 2 * SLICES; ++n) *(float2*)(sums + 8 * n) = make_float2(s.values[n][2 * half], s.values[n][2 * half + 1]);
-        if (lane % 4 == 0) a.bests[part * 2 * GROUP + row] = s.best[half], a.bests[(part * 2 + 1) * GROUP + row] = s.total[half];
+        if (lane % 4 == 0) part.bests[row] = s.best[half], part.bests[USED + row] = s.total[half];
     }
 }
 
-// Adds what `keep` left of later keys.
-__device__ __forceinline__ void take_part(const Arguments& a, Sums& s, u64 part, int lane) {
+// Adds what `keep` left of other keys, of USED rows.
+template <int USED>
+__device__ __forceinline__ void take_part(Sums& s, const Part& part, int lane) {
 #pragma unroll
     for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
         const int row = lane / 4 + 8 * half;
         if (row >= GROUP) continue;
-        const float* sums = a.sums + (part * GROUP + row) * HEAD + 2 * (lane % 4);
+        const float* sums = part.sums + row * HEAD + 2 * (lane % 4);
         float2 values[2 * SLICES];
 #pragma unroll
         for (int n = 0; n < 2 * SLICES; ++n) values[n] = __ldcg((const float2*)(sums + 8 * n));
-        const float best = __ldcg(a.bests + part * 2 * GROUP + row), total = __ldcg(a.bests + (part * 2 + 1) * GROUP + row);
+        const float best = __ldcg(part.bests + row), total = __ldcg(part.bests + USED + row);
         const float higher = fmaxf(s.best[half], best), old = exp2f(s.best[half] - higher), own = exp2f(best - higher);
         s.best[half] = higher;
         s.total[half] = s.total[half] * old + total * own;
@@ -375,65 +397,151 @@ __device__ __forceinline__ void take_part(const Arguments& a, Sums& s, u64 part,
 // Behind everything that this warp has written before.
 __device__ __forceinline__ void count_part(int* counter) { asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory"); }
 
+// The same with how many there were before; what was written before any of them can be read then.
+__device__ __forceinline__ int arrive(int* counter) {
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+
 __device__ __forceinline__ int counted_parts(const int* counter) {
     int count;
     asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
     return count;
 }
 
-// What a warp has of a sequence becomes its output, or a part of it. Whoever waits for parts waits for blocks behind its own, and a part
-// is the first thing that a block does: nobody waits for ever.
-__device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
+// The totals of rows out of those of each lane's columns.
+__device__ __forceinline__ void add_totals(Sums& s) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         s.total[half] += __shfl_xor_sync(0xffffffff, s.total[half], 1);
         s.total[half] += __shfl_xor_sync(0xffffffff, s.total[half], 2);
     }
-    const u32 first_block = owner_of(at.first, blocks, total), last_block = owner_of(at.next - 1, blocks, total);
-    int* counter = a.arrivals + at.sequence * a.kv_heads + head;
-    if (block != first_block) {
-        keep(a, s, part_of(a, block, head), lane);
+}
+
+// The blocks that have an entry's tiles: the first, and how many more.
+struct Span {
+    u32 first, more;
+};
+
+__device__ __forceinline__ Span span_of(int first, int next, u32 blocks, u32 total) {
+    const u32 block = owner_of(first, blocks, total);
+    return {block, owner_of(next - 1, blocks, total) - block};
+}
+
+// A sequence that a bundle reads for has parts in several places. Whoever leaves the last of them joins them all, in the same order whoever it is:
+// nobody waits.
+__device__ __forceinline__ void join(const Arguments& a, int sequence, int head, Span own, int bundle, int member, Span bundled, int lane) {
+    Sums s = {};
+    s.best[0] = s.best[1] = LOWEST;
+    take_part<GROUP>(s, first_part_of(a, sequence, head), lane);
+    for (u32 other = 1; other <= own.more; ++other) take_part<GROUP>(s, part_of(a, own.first + other, head), lane);
+    for (u32 other = 0; other <= bundled.more; ++other) take_part<ROWS>(s, part_of_bundle(a, bundle, bundled.first + other, head, member), lane);
+    if (lane == 0) a.arrivals[sequence * a.kv_heads + head] = 0;
+    write(a, s, sequence, head, lane);
+}
+
+// What a warp has of a sequence becomes its output, or a part of it. Where there is no bundle, the block that begins the sequence waits for parts of
+// blocks behind its own, and a part is the first thing that those do: nobody waits for ever.
+__device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
+    add_totals(s);
+    const Span span = span_of(at.first, at.next, blocks, total);
+    int* counter = a.arrivals + at.own.sequence * a.kv_heads + head;
+    if (MEMBERS > 1 && at.own.bundle >= 0) {
+        const int bundle = at.own.bundle / ROWS, member = at.own.bundle % ROWS;
+        const Span bundled = span_of(a.first_tile[bundle], a.first_tile[bundle + 1], blocks, total);
+        keep<GROUP>(s, block == span.first ? first_part_of(a, at.own.sequence, head) : part_of(a, block, head), lane);
+        __syncwarp();
+        const bool is_last = lane == 0 && arrive(counter) == (int)(span.more + bundled.more + 1);
+        if (__any_sync(0xffffffff, is_last)) join(a, at.own.sequence, head, span, bundle, member, bundled, lane);
+        return;
+    }
+    if (block != span.first) {
+        keep<GROUP>(s, part_of(a, block, head), lane);
         __syncwarp();
         if (lane == 0) count_part(counter);
         return;
     }
-    if (first_block != last_block) {
+    if (span.more) {
         if (lane == 0) {
-            while (counted_parts(counter) != (int)(last_block - first_block)) {
+            while (counted_parts(counter) != (int)span.more) {
             }
             *counter = 0;
         }
         __syncwarp();
-        for (u32 other = first_block + 1; other <= last_block; ++other) take_part(a, s, part_of(a, other, head), lane);
+        for (u32 other = 1; other <= span.more; ++other) take_part<GROUP>(s, part_of(a, block + other, head), lane);
     }
-    write(a, s, at.sequence, head, lane);
+    write(a, s, at.own.sequence, head, lane);
 }
 
-__device__ __forceinline__ void consume(const Arguments& a, Heads& heads, const Ring& ring, Start at, int tile, int end, u32 blocks, u32 total, u32 block, int head) {
+// The same of a bundle: a part for all members.
+__device__ __forceinline__ void finish_bundle(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
+    add_totals(s);
+    keep<ROWS>(s, part_of_bundle(a, at.place, block, head, 0), lane);
+    const Span bundled = span_of(at.first, at.next, blocks, total);
+    const int sequence = lane < MEMBERS ? a.members[at.place * ROWS + lane].sequence : -1;
+    Span own = {0, 0};
+    if (sequence >= 0) own = span_of(a.first_tile[a.room + sequence], a.first_tile[a.room + sequence + 1], blocks, total);
+    __syncwarp();
+    const bool is_last = sequence >= 0 && arrive(a.arrivals + sequence * a.kv_heads + head) == (int)(own.more + bundled.more + 1);
+    u32 last = __ballot_sync(0xffffffff, is_last);
+    for (; last; last &= last - 1) {
+        const int member = __ffs(last) - 1;
+        const Span theirs = {__shfl_sync(0xffffffff, own.first, member), __shfl_sync(0xffffffff, own.more, member)};
+        join(a, __shfl_sync(0xffffffff, sequence, member), head, theirs, at.place, member, bundled, lane);
+    }
+}
+
+// Ask for what an entry needs, but for what the kernel before makes; the slot of its newest key, or -1 where this block does not have it.
+__device__ __forceinline__ int request_known(const Arguments& a, Heads& heads, const Start& at, int end, int lane) {
+    if (is_bundle(a, at)) return -1;
+    request_angles(a, heads, at.own.context, lane);
+    return at.next <= end ? newest_slot(a, at) : -1;
+}
+
+__device__ __forceinline__ void request_made(const Arguments& a, Heads& heads, Shelf& shelf, const Start& at, int head, int lane) {
+    if (is_bundle(a, at))
+        request_members(a, shelf, at.place, head, lane);
+    else
+        request_heads(a, heads, at.own.sequence, head, lane);
+}
+
+__device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf& shelf, const Ring& ring, Start at, int tile, int end, u32 blocks, u32 total, u32 block, int head) {
     const int lane = threadIdx.x % 32;
-    const Norms norms = load_norms(a.q_norm, a.k_norm, lane);
-    request_angles(a, heads, at, lane);
-    int slot = at.next <= end ? newest_slot(a, at) : -1;
+    request_norms(a, shelf, lane);
+    int slot = request_known(a, heads, at, end, lane);
     wait_for_kernel_before();
-    request_heads(a, heads, at, head, lane);
+    request_made(a, heads, shelf, at, head, lane);
     for (u32 unit = 0; tile < end;) {
-        prepare_heads(a, heads, norms, slot, head, lane);
+        const bool bundled = is_bundle(a, at);
         u32 q[SLICES][4];
-        load_queries(q, heads, lane);
         Sums s = {};
         s.best[0] = s.best[1] = LOWEST;
-        if (slot >= 0) take_newest(s, heads, a.scale_log2, lane);
+        if (bundled) {
+            prepare_members(a, shelf, lane);
+            load_queries(q, shelf.q, MEMBERS * GROUP, lane);
+        } else {
+            prepare_heads(a, heads, shelf, slot, head, lane);
+            load_queries(q, heads.q, GROUP, lane);
+            if (slot >= 0) take_newest(s, heads, a.scale_log2, lane);
+        }
         const int first = tile, last = min(at.next, end);
         const Start after = last < end ? following(a, at) : at;
         for (; tile < last; ++tile, unit += 2) {
-            take_tile(s, q, ring, unit, head % HEADS, at.context - 1 - (tile - at.first) * TILE, a.scale_log2, lane);
+            const int live = at.own.context - 1 - key_of(at, tile);
+            if (bundled)
+                take_tile<ROWS>(s, q, ring, unit, head % HEADS, live, a.scale_log2, lane);
+            else
+                take_tile<GROUP>(s, q, ring, unit, head % HEADS, live, a.scale_log2, lane);
             if (tile == first && last < end) {  // every lane has read what is overwritten now
-                request_angles(a, heads, after, lane);
-                request_heads(a, heads, after, head, lane);
-                slot = after.next <= end ? newest_slot(a, after) : -1;
+                slot = request_known(a, heads, after, end, lane);
+                request_made(a, heads, shelf, after, head, lane);
             }
         }
-        finish(a, s, at, head, blocks, total, block, lane);
+        if (bundled)
+            finish_bundle(a, s, at, head, blocks, total, block, lane);
+        else
+            finish(a, s, at, head, blocks, total, block, lane);
         at = after;
     }
 }
@@ -451,7 +559,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         barriers_are_visible();
     }
     __syncthreads();
-    const u32 total = a.first_tile[a.rows], blocks = busy(a.blocks, total), block = blockIdx.x % a.blocks;
+    const u32 total = a.first_tile[a.room + a.rows], blocks = busy(a.blocks, total), block = blockIdx.x % a.blocks;
     const int group = blockIdx.x / a.blocks, warp = threadIdx.x / 32;
     if (block >= blocks) return wait_for_kernel_before();
     const Start at = a.starts[block];
@@ -460,5 +568,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         produce(a, keys, values, ring, at, tile, end, group);
         return wait_for_kernel_before();
     }
-    consume(a, heads[warp], ring, at, tile, end, blocks, total, block, group * HEADS + warp);
+    Shelf* shelves = (Shelf*)(dynamic + (units - shared_address(dynamic)) + UNITS * UNIT_BYTES);
+    consume(a, heads[warp], shelves[warp], ring, at, tile, end, blocks, total, block, group * HEADS + warp);
 }
