@@ -41,6 +41,11 @@ class PagePool:
     def num_used(self) -> int:
         return self.num_pages - len(self._free) - len(self._idle)
 
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens in pages that sequences hold together, for each holder but the first."""
+        return self.num_shared * self.page_size
+
     def pages_for(self, num_tokens: int) -> int:
         """Pages that hold `num_tokens` tokens."""
         return -(-num_tokens // self.page_size)

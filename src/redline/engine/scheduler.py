@@ -167,8 +167,7 @@ class Scheduler:
             self._pool.free([source for source, _ in draft.copies])  # held until now, see Ledger.grow
         for entry in draft.chunks:
             self._ledger.register(entry.sequence)
-        common = self._pool.num_shared * self._pool.page_size
-        plan = self._course.plan(draft, self._steps, len(self._running), common)
+        plan = self._course.plan(draft, self._steps, len(self._running), common=self._pool.shared_tokens)
         if plan is None:
             return None
         self._steps += 1
