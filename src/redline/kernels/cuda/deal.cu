@@ -53,12 +53,13 @@ __device__ __forceinline__ int sum_before(int own, int* sums, int& total) {
     return before;
 }
 
-// Entries of bundles and of all rows; how many of the room's first places are empty. Rows belong together that begin with the same page; what all of them
-// have in common is read by bundles, if it is worth it.
+// Entries of bundles and of all rows; how many of the room's first places are empty. Rows belong together that have the same page where the least that is
+// worth a bundle ends: so they have all before it in common, and whoever leaves them earlier does not count. All that such rows have in common is read by bundles.
 __device__ __forceinline__ int bundle_up(const Arguments& a, int* sums) {
     __shared__ int pages[SHARERS], leaders[SHARERS], ranks[SHARERS], sizes[SHARERS], common[SHARERS];
+    const int deepest = (LEAST_COMMON * TILE - 1) / a.page;
     for (int row = threadIdx.x; row < a.rows; row += DEALERS) {
-        pages[row] = a.context[row] > 1 ? a.page_table[(u64)row * a.table_stride] : -1 - row;
+        pages[row] = a.context[row] - 2 >= LEAST_COMMON * TILE ? a.page_table[(u64)row * a.table_stride + deepest] : -1 - row;
         sizes[row] = 0, common[row] = 1 << 30;
     }
     __syncthreads();
