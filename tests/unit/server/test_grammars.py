@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,13 +141,22 @@ def test_what_was_found_out_is_kept_and_asked_once() -> None:
     own(work, seconds=timed.append)
 
 
+def stop(pid: int) -> None:
+    """Returns when every thread has: a signal is on its way for a while, in which one of them may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + 10
+    while any(stat.read_text().rsplit(")", 1)[1].split()[0] != "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def test_a_process_that_dies_costs_one_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "TRIALS", 1)
 
     async def work(grammars: Grammars) -> None:
         await grammars.check(of_choice(["a"]), "guided_choice")
         (trial,) = grammars._trials
-        os.kill(trial._process.pid, signal.SIGSTOP)  # late: ended by the server
+        stop(trial._process.pid)  # late: ended by the server
         with pytest.raises(UnsupportedField, match="takes more than"):
             await grammars.check(of_choice(["b"]), "guided_choice")
         assert not trial.alive
