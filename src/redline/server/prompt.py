@@ -23,11 +23,10 @@ def listed(given: str | list[str | int | list[int]], param: str) -> list[Prompt]
     """One prompt or several, as text or as tokens, as a list of them. Raises InvalidRequest where kinds are mixed."""
     if isinstance(given, str):
         return [given]
-    tokens = [item for item in given if isinstance(item, int)]
-    others: list[Prompt] = [item for item in given if not isinstance(item, int)]
-    if tokens and others or len({type(item) for item in others}) > 1:
+    kinds = set(map(type, given))
+    if len(kinds) > 1:
         raise InvalidRequest(f"{param} mixes texts, tokens and lists of tokens", hint="send one kind", param=param)
-    return [tokens] if tokens else others
+    return [given] if kinds == {int} else given  # type: ignore[list-item,return-value]
 
 
 def check(tokens: list[int], info: EngineInfo, param: str, *, answer: int = 1) -> None:
