@@ -30,7 +30,7 @@ from redline.plan.place import Place
 from redline.plan.precision import kv_format, weight_format
 from redline.plan.predict import Estimate, Predictor
 from redline.plan.split import Layout
-from redline.shapes import ModelShape, known
+from redline.shapes import KNOWN, ModelShape, known
 
 DECODE = {
     "cpu": "1@64,2@64,4@64,8@64,16@64,1@512",
@@ -143,8 +143,10 @@ def _place(name: str, read_bytes_per_s: float, matmul: dict[str, float], spread:
 
 
 def _shape(model: str) -> ModelShape:
-    if model.startswith("random:"):
-        return known(model.removeprefix("random:"))
+    """Of a model that need not be here, if its name is that of a known shape."""
+    name = model.removeprefix("random:")
+    if model != name or name in KNOWN:
+        return known(name)
     from redline import checkpoint
 
     return checkpoint.open(model).shape
