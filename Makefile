@@ -15,10 +15,9 @@ TRITON := triton==3.6.0
 # The same for the compiler of the CUDA C++ kernels, which needs no GPU: a CUDA build of torch brings its own.
 NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
-# Two cores, two runs at a time: the rooms that run beside the kernel tests, and those that follow them. What measures the
-# machine, or is held to seconds, is a test of its own hour: QUIET.
-BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware plan saidata server)
-BEHIND := $(addprefix tests/unit/,cli layers models parallel quant)
+# Two cores, two runs at a time, each about as long as the other: the rooms that run beside the kernel tests and what follows them. What
+# measures the machine, or is held to seconds, is a test of its own hour: QUIET.
+BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware plan server)
 QUIET := $(patsubst %,tests/e2e/test_%.py,crowd endings http_cost overload restart slow_readers speed storm)
 both = { $(1); } & other=$$!; $(2); own=$$?; wait $$other && exit $$own
 
@@ -33,8 +32,7 @@ demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast 
 	@$(BIN)/python tools/demo.py $(MODEL)
 
 test: $(DEV) model ## all tests that need no GPU
-	@$(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q $(BEHIND),$(PYTEST) -q $(BESIDE))
-	@$(call both,$(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE) $(BEHIND)),$(PYTEST) -q tests/e2e $(addprefix --ignore=,$(QUIET)))
+	@$(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE)),$(PYTEST) -q $(BESIDE) && $(PYTEST) -q tests/e2e $(addprefix --ignore=,$(QUIET)))
 	@$(PYTEST) $(QUIET)
 
 check: $(DEV) ## format, lint, types, floors, sizes, generated pages
