@@ -86,11 +86,10 @@ class PagePool:
         self.holders[page] -= 1
         if self.holders[page] > 0:
             self.num_shared -= 1
+        elif page in self._keepers:
+            self._idle[page] = None
         else:
-            if page in self._keepers:
-                self._idle[page] = None
-            else:
-                self._free.append(page)
+            self._free.append(page)
 
     def free(self, pages: list[int]) -> None:
         """Let go of a sequence's pages, last first, so that of one prefix the end is reclaimed before the beginning."""

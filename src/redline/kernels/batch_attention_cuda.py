@@ -1,7 +1,7 @@
 """Hopper's kernel of decode_attention.py for many sequences: the launchers of cuda/batch_attention.cu and cuda/deal.cu. Open `batch_attention`.
 
 What several sequences begin with is read once for a bundle of them. B sequences, N query heads, K kv heads, H head size, P pages, S tokens per
-page, G blocks, E places in the line of keys: room for bundles, then the sequences.
+page, G blocks, E places in the line of keys: room for U bundles, then the sequences.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ ROWS = 16
 """Of a matrix instruction: queries of all members of a bundle."""
 
 SHARERS = 1024
-"""With more sequences there are no bundles (cuda/deal.cu)."""
+"""With more sequences there are no bundles."""
 
-DEALERS = 256
+LEAST_COMMON = 48
+"""Tiles that sequences must have in common for a bundle: 512 keys (of 1,280, 256 sequences) the level-2 cache serves as well (H200)."""
+
+DEALERS = 256  # threads of cuda/deal.cu
 PREPARED_BYTES = 47 * 1024  # of the 48 KiB that a block has without asking; barriers take some
 RING_BYTES = 96 * 1024
 """Of keys and values on their way to a block. With twice as much some processors get more of the memory's rate than others, which wait for
@@ -40,7 +43,7 @@ class Deal:
     """How a step's keys are dealt to the blocks, the same in all layers; on the device (see cuda/line.cuh)."""
 
     entries_E4: Tensor
-    members_E32: Tensor
+    members_U32: Tensor
     first_tile_E1: Tensor
     starts_G8: Tensor
     room: int
@@ -98,10 +101,15 @@ def _kernel(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, 
         return Kernel(code, "batch_attention", threads=32 * defined["HEADS"] + 32, shared_bytes=units + shelves + 1024)
 
 
+def deal_definitions() -> dict[str, int]:
+    """What cuda/deal.cu is compiled with."""
+    return {"DEALERS": DEALERS, "SHARERS": SHARERS, "LEAST_COMMON": LEAST_COMMON}
+
+
 @functools.cache
 def _deal_kernel(device: torch.device) -> Kernel:
     with torch.cuda.device(device):
-        return Kernel(machine_code("deal.cu", {}), "deal", threads=DEALERS)
+        return Kernel(machine_code("deal.cu", deal_definitions()), "deal", threads=DEALERS)
 
 
 _maps: dict[tuple[int, torch.Size, int], Argument] = {}
@@ -132,14 +140,14 @@ def deal(ragged: Ragged, heads: int, kv_heads: int, size: int, page_size: int) -
     rows, group = len(context_B), heads // kv_heads
     blocks = max(1, device_of(device).processors // (kv_heads // heads_of_block(heads, kv_heads, size)))
     room = room_for_bundles(rows, group)
-    entries_E4, members_E32, first_tile_E1, starts_G8 = (
+    entries_E4, members_U32, first_tile_E1, starts_G8 = (
         torch.empty(shape, dtype=torch.int32, device=device)
         for shape in ((room + rows, 4), (max(1, room), 2 * ROWS), (room + rows + 1,), (blocks, 8))
     )
-    tensors = (context_B, ragged.page_table_BP, entries_E4, members_E32, first_tile_E1, starts_G8)
+    tensors = (context_B, ragged.page_table_BP, entries_E4, members_U32, first_tile_E1, starts_G8)
     sizes = (rows, room, ragged.page_table_BP.stride(0), blocks, page_size, members_of_bundle(group))
     _deal_kernel(device).launch(1, [_DealArguments(*(tensor.data_ptr() for tensor in tensors), *sizes)], dependent=False)
-    return Deal(entries_E4, members_E32, first_tile_E1, starts_G8, room)
+    return Deal(entries_E4, members_U32, first_tile_E1, starts_G8, room)
 
 
 def batch_attention(
@@ -158,9 +166,9 @@ def batch_attention(
     own, group = heads_of_block(heads, kv_heads, size), heads // kv_heads
     groups = kv_heads // own
     output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
-    heads_of_parts = [kv_heads * deal.blocks * group]
-    heads_of_parts += [kv_heads * (deal.room + deal.blocks) * ROWS, len(qkv_BM) * heads] if deal.room else [0, 0]
-    scratch = [torch.empty(parts * each, dtype=torch.float32, device=device) for parts in heads_of_parts for each in (size, 2)]
+    kept_rows = [kv_heads * deal.blocks * group]  # of sums, by what leaves them: blocks, bundles, sequences that have one
+    kept_rows += [kv_heads * (deal.room + deal.blocks) * ROWS, len(qkv_BM) * heads] if deal.room else [0, 0]
+    scratch = [torch.empty(rows * each, dtype=torch.float32, device=device) for rows in kept_rows for each in (size, 2)]
     tensors = (
         qkv_BM,
         prepare.cos_sin_LH if prepare.q_norm_H is None else prepare.q_norm_H,
@@ -171,7 +179,7 @@ def batch_attention(
         ragged.context_B,
         ragged.page_table_BP,
         deal.entries_E4,
-        deal.members_E32,
+        deal.members_U32,
         deal.first_tile_E1,
         deal.starts_G8,
         *scratch,

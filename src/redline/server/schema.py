@@ -44,9 +44,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             value = getattr(self, name)
             if isinstance(value, Record):
                 value.refuse_unbuilt(f"{path}{name}.")
-            elif isinstance(value, list) and any(
-                issubclass(kind, Record) for kind in set(map(type, value))
-            ):  # thousands of tokens have one kind
+            elif isinstance(value, list) and any(issubclass(kind, Record) for kind in {*map(type, value)}):  # not each token
                 for i, item in enumerate(value):
                     if isinstance(item, Record):
                         item.refuse_unbuilt(f"{path}{name}[{i}].")

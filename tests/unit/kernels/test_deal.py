@@ -10,8 +10,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
-THREADS, ROWS, TILE, LEAST = 256, 16, 16, 48  # as in deal.cu and line.cuh
+from redline.kernels import decode_attention, trust
+
+batch_attention_cuda = pytest.importorskip("redline.kernels.batch_attention_cuda")
+ROWS, TILE, LEAST = batch_attention_cuda.ROWS, batch_attention_cuda.TILE, batch_attention_cuda.LEAST_COMMON
 MAIN = """
 int main() {
     std::vector<int> read;
@@ -36,16 +40,18 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs g++")
     folder = tmp_path_factory.mktemp("deal")
     cuda = resources.files("redline.kernels.cuda")
-    kernel = cuda.joinpath("deal.cu").read_text().replace('#include "line.cuh"', cuda.joinpath("line.cuh").read_text())
+    kernel = cuda.joinpath("deal.cu").read_text()
+    for header in ("line.cuh", "scan.cuh"):
+        kernel = kernel.replace(f'#include "{header}"', cuda.joinpath(header).read_text())
     kernel = kernel.replace('extern "C" ', "").replace("#pragma unroll", "")
+    defined = [f"-D{name}={value}" for name, value in batch_attention_cuda.deal_definitions().items()]
     host = (Path(__file__).parents[2] / "host_block.hpp").read_text()
-    source = f"#include <cstdio>\nstatic const unsigned threads_of_block = {THREADS};\n{host}\n{kernel}\n{MAIN}"
+    source = f"#include <cstdio>\nstatic const unsigned threads_of_block = DEALERS;\n{host}\n{kernel}\n{MAIN}"
     (folder / "deal.cpp").write_text(source)
-    done = subprocess.run(
-        [compiler, "-std=c++20", "-O1", "-pthread", "-w", "deal.cpp", "-o", "deal"], cwd=folder, capture_output=True
-    )
-    if b"std=c++20" in done.stderr or b"barrier" in done.stderr:
+    command = [compiler, "-std=c++20", "-O1", "-pthread", "-w", *defined]
+    if subprocess.run([*command, "-fsyntax-only", "-x", "c++", "-"], input=b"#include <barrier>", capture_output=True).returncode:
         pytest.skip("needs a compiler of C++20")
+    done = subprocess.run([*command, "deal.cpp", "-o", "deal"], cwd=folder, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return folder / "deal"
 
@@ -55,7 +61,7 @@ class Dealt:
 
     def __init__(self, program: Path, contexts: list[int], table: list[list[int]], *, page: int, size: int, blocks: int):
         rows, stride = len(contexts), len(table[0])
-        self.room = 2 * rows // size if 1 < size <= rows else 0
+        self.room = batch_attention_cuda.room_for_bundles(rows, ROWS // size)  # of heads so many of which fill the rows
         asked = [rows, self.room, stride, blocks, page, size, *contexts, *(number for row in table for number in row)]
         done = subprocess.run([program], input=" ".join(map(str, asked)), capture_output=True, text=True, check=True, timeout=60)
         entries, members, self.first, starts = ([int(number) for number in line.split()] for line in done.stdout.splitlines())
@@ -69,16 +75,19 @@ class Dealt:
 
 
 def steps(seed: int) -> Iterator[tuple[list[int], list[list[int]], int]]:
-    """Contexts, page tables and tokens of a page: sequences that begin alike in several groups, some of which leave theirs early, or are short."""
+    """Contexts, page tables and tokens of a page: sequences that begin alike in several groups, mixed or one after the other, some of which leave
+    theirs early, are short, or have hardly more than the group has."""
     rng = Random(seed)
-    for _ in range(6):
+    for number in range(6):
         page, groups = rng.choice([16, 64, 128]), [rng.randrange(30) * 128 for _ in range(rng.randint(1, 4))]
         pages = iter(range(1 << 30))
-        prefixes = [[next(pages) for _ in range(shared // page)] for shared in groups]
-        contexts, table = [], []
-        for _ in range(rng.randint(1, 300)):
-            context = rng.randrange(3) if rng.random() < 0.1 else rng.randint(1, 5000)
-            prefix = rng.choice([*prefixes, []])
+        prefixes = [*([next(pages) for _ in range(shared // page)] for shared in groups), []]
+        contexts, table, rows = [], [], rng.randint(1, 300) if number % 2 else rng.randint(400, 700)
+        for row in range(rows):
+            prefix = rng.choice(prefixes) if number % 2 else prefixes[row * len(prefixes) // rows]
+            context = rng.choice(
+                [rng.randrange(3), *(rng.randint(1, 5000) for _ in range(8)), len(prefix) * page + rng.randint(1, 3)]
+            )
             kept = rng.randint(0, len(prefix)) if rng.random() < 0.1 else len(prefix)
             kept = min(kept, max(0, context - 1) // page)  # the newest key is in a page of its own
             contexts.append(context)
@@ -90,10 +99,12 @@ def steps(seed: int) -> Iterator[tuple[list[int], list[list[int]], int]]:
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_every_key_is_somebodys(size: int, program: Path) -> None:
     """Each sequence's tiles are its own or its bundle's, which reads the same pages; whoever could be in a bundle is; blocks begin where they must."""
+    happened = 0
     for number, (contexts, table, page) in enumerate(steps(size)):
         blocks = (132, 66)[number % 2]
         dealt = Dealt(program, contexts, table, page=page, size=size, blocks=blocks)
         bundled, first = dealt.bundled(), dealt.first
+        happened += len(bundled)
         for row, (context, entry) in enumerate(zip(contexts, dealt.entries[dealt.room :], strict=True)):
             tiles = -(-(context - 1) // TILE) if context > 1 else context
             assert entry[:2] == (row, context) and (entry[2] > 0) == (row in bundled)
@@ -118,3 +129,16 @@ def test_every_key_is_somebodys(size: int, program: Path) -> None:
         for block, (*entry, place, begin, end, _) in enumerate(dealt.starts[: min(blocks, total)]):
             tile = block * total // min(blocks, total)
             assert tuple(entry) == dealt.entries[place] and first[place : place + 2] == [begin, end] and begin <= tile < end
+    assert (happened > 50) == (size > 1)
+
+
+def test_what_is_tried_at_the_start_has_bundles(program: Path) -> None:
+    """Else the check of them would pass without one."""
+    rows, context = trust.CONTEXTS["bundled"]
+    axes = {"B": rows, "C": context, "N": 8, "K": 2, "H": 64, "S": trust.PAGE_SIZE, "W": 0}
+    inputs = decode_attention.make_inputs(axes, torch.float32, torch.device("cpu"), 1)
+    ragged = trust._with_common_pages(inputs, rows, context)["ragged"]
+    contexts, table = ragged.context_B.tolist(), ragged.page_table_BP.tolist()
+    for size in (2, 4, 8):
+        dealt = Dealt(program, contexts, table, page=trust.PAGE_SIZE, size=size, blocks=132)
+        assert len(dealt.bundled()) == rows

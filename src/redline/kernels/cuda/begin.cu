@@ -6,6 +6,8 @@
 // blocks that end together; the length is the one with the shortest estimated time among THREADS candidates. Whole chunks come
 // first, the remainders after them, so that a block that is done early finds something small.
 
+#include "scan.cuh"
+
 #define THREADS 256
 #define AT_ONCE 2       // eights of numbers of a row that a thread asks for together
 #define SPLIT_COST 96   // what a chunk costs beside its keys, in keys
@@ -52,29 +54,6 @@ __device__ __forceinline__ float estimate(const Arguments& a, int chunk) {
     return fmaxf(even, stepped) + (split ? JOIN_COST : 0);
 }
 
-// The sum of `value` over the threads before this one; `total` is that over all.
-__device__ int before(int value, int& total) {
-    __shared__ int sums[THREADS / 32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int sum = value;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(0xffffffff, sum, offset);
-        if (lane >= offset) sum += other;
-    }
-    if (lane == 31) sums[warp] = sum;
-    __syncthreads();
-    int earlier = 0;
-    total = 0;
-#pragma unroll
-    for (int w = 0; w < THREADS / 32; ++w) {
-        if (w < warp) earlier += sums[w];
-        total += sums[w];
-    }
-    __syncthreads();
-    return earlier + sum - value;
-}
-
 __device__ void order(const Arguments& a) {
     __shared__ float times[THREADS];
     __shared__ int longest, chosen;
@@ -105,7 +84,7 @@ __device__ void order(const Arguments& a) {
     for (int first = 0; first < a.rows; first += THREADS) {
         const int row = first + threadIdx.x, context = row < a.rows ? a.context[row] : 0;
         int total;
-        const int mine = wholes + before(context / chunk, total);
+        const int mine = wholes + sum_before<THREADS>(context / chunk, total);
         if (row < a.rows) a.whole_first[row] = mine;
         for (int i = 0; i < context / chunk; ++i) a.pairs[mine + i] = make_int2(row, i * chunk);
         wholes += total;
@@ -114,7 +93,7 @@ __device__ void order(const Arguments& a) {
     for (int first = 0; first < a.rows; first += THREADS) {
         const int row = first + threadIdx.x, context = row < a.rows ? a.context[row] : 0;
         int total;
-        const int mine = remainders + before(context % chunk != 0, total);
+        const int mine = remainders + sum_before<THREADS>(context % chunk != 0, total);
         if (row < a.rows) a.remainder[row] = mine;
         if (context % chunk) a.pairs[mine] = make_int2(row, context / chunk * chunk);
         remainders += total;

@@ -2,12 +2,11 @@
 //
 // Sequences that begin with the same pages, by a common prompt or as several answers to one, have what all of them share read by bundles, each
 // for as many as a matrix instruction has room for. The host tells nothing of it: page tables do.
+//
+// Set by the compiler's command line: DEALERS (threads), SHARERS (most rows of which some may be bundled), LEAST_COMMON (tiles worth a bundle).
 
 #include "line.cuh"
-
-#define DEALERS 256     // threads
-#define SHARERS 1024    // with more rows there are no bundles
-#define LEAST_COMMON 48  // tiles worth a bundle: fewer the level-2 cache serves as well
+#include "scan.cuh"
 
 struct Arguments {
     const int* context;        // [rows]: keys of each row's sequence, the new one included; 0 for none
@@ -33,29 +32,9 @@ __device__ __forceinline__ int tiles_in_common(const Arguments& a, int row, int 
     return max(most, 0) / TILE;
 }
 
-// Sums of the numbers that a block's threads have: those before this thread's, and of all.
-__device__ __forceinline__ int sum_before(int own, int* sums, int& total) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int sum = own;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(0xffffffff, sum, offset);
-        if (lane >= offset) sum += other;
-    }
-    if (lane == 31) sums[warp] = sum;
-    __syncthreads();
-    int before = total + sum - own;
-    for (int w = 0; w < DEALERS / 32; ++w) {
-        if (w < warp) before += sums[w];
-        total += sums[w];
-    }
-    __syncthreads();
-    return before;
-}
-
 // Entries of bundles and of all rows; how many of the room's first places are empty. Rows belong together that have the same page where the least that is
 // worth a bundle ends: so they have all before it in common, and whoever leaves them earlier does not count. All that such rows have in common is read by bundles.
-__device__ __forceinline__ int bundle_up(const Arguments& a, int* sums) {
+__device__ __forceinline__ int bundle_up(const Arguments& a) {
     __shared__ int pages[SHARERS], leaders[SHARERS], ranks[SHARERS], sizes[SHARERS], common[SHARERS];
     const int deepest = (LEAST_COMMON * TILE - 1) / a.page;
     for (int row = threadIdx.x; row < a.rows; row += DEALERS) {
@@ -76,8 +55,10 @@ __device__ __forceinline__ int bundle_up(const Arguments& a, int* sums) {
     for (int begin = 0; begin < a.rows; begin += DEALERS) {
         const int row = begin + threadIdx.x;
         const bool worth = row < a.rows && sizes[row] >= a.size && common[row] >= LEAST_COMMON;
-        const int before = sum_before(worth ? (sizes[row] + a.size - 1) / a.size : 0, sums, used);
-        if (row < a.rows) pages[row] = worth ? before : -1;  // of a leader: its first bundle
+        int added;
+        const int before = sum_before<DEALERS>(worth ? (sizes[row] + a.size - 1) / a.size : 0, added);
+        if (row < a.rows) pages[row] = worth ? used + before : -1;  // of a leader: its first bundle
+        used += added;
     }
     __syncthreads();
     const int empty = a.room - used;
@@ -98,20 +79,21 @@ __device__ __forceinline__ int bundle_up(const Arguments& a, int* sums) {
 }
 
 extern "C" __global__ void __launch_bounds__(DEALERS) deal(const __grid_constant__ Arguments a) {
-    __shared__ int sums[DEALERS / 32];
     let_next_kernel_start();
     wait_for_kernel_before();
     int empty = 0, total = 0;
     if (a.room)
-        empty = bundle_up(a, sums);
+        empty = bundle_up(a);
     else
         for (int row = threadIdx.x; row < a.rows; row += DEALERS) a.entries[row] = {row, a.context[row], 0, -1};
     const int all = a.room + a.rows;
     for (int begin = 0; begin < all; begin += DEALERS) {  // a thread's own entries, or behind the barriers of `bundle_up`
         const int place = begin + threadIdx.x;
         const int tiles = place < empty || place >= all ? 0 : tiles_of(a.entries[place].context) - a.entries[place].skipped;
-        const int before = sum_before(tiles, sums, total);
-        if (place < all) a.first_tile[place] = before;
+        int added;
+        const int before = sum_before<DEALERS>(tiles, added);
+        if (place < all) a.first_tile[place] = total + before;
+        total += added;
     }
     if (threadIdx.x == 0) a.first_tile[all] = total;
     __syncthreads();
