@@ -23,11 +23,12 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
 
 __device__ __forceinline__ u16 to_bf16(float value) { return (u16)pack_bf16(value, 0.f); }
 
-// A number of a list and its place there, as one integer: the largest belongs to the largest number, of equal ones to the first. A NaN counts as
-// minus infinity, plus infinity as the largest number (sample.py).
+// A number as the largest of a list is found: a NaN counts as minus infinity, plus infinity as the largest number (sample.py).
+__device__ __forceinline__ float ranked(float value) { return value == value ? fminf(value, 3.402823466e38f) + 0.f : __int_as_float(0xff800000); }
+
+// A number of a list and its place there, as one integer: the largest belongs to the largest number, of equal ones to the first.
 __device__ __forceinline__ u64 choice_key(float value, int place) {
-    const float x = value == value ? fminf(value, 3.402823466e38f) + 0.f : __int_as_float(0xff800000);
-    const u32 bits = __float_as_uint(x), ordered = bits & 0x80000000 ? ~bits : bits | 0x80000000;
+    const u32 bits = __float_as_uint(ranked(value)), ordered = bits & 0x80000000 ? ~bits : bits | 0x80000000;
     return (u64)ordered << 32 | (0xffffffff - (u32)place);
 }
 

@@ -12,19 +12,26 @@
 // of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32, 4 choose the largest), SCALED, BIASED, GELU.
 
 #define GROUPS (ROWS > 64 ? (BLOCKS > 1 ? BLOCKS : 2) : 1)  // warpgroups: each has a block of a tile's outputs, or half of the rows of the only one
-#define OWN_BLOCKS (GROUPS > 1 ? 1 : BLOCKS)
-#define OWN_ROWS (GROUPS > 1 && BLOCKS == 1 ? ROWS / 2 : ROWS)
+#define OWN_ROWS (GROUPS > BLOCKS ? ROWS / 2 : ROWS)
 #define CONSUMERS (128 * GROUPS)          // threads that compute; one more warp requests, and some take the roots
 #define ROOTERS (ROWS > 64 ? 96 : ROWS > 32 ? ROWS : 32)
-#define SUMS (OWN_BLOCKS * OWN_ROWS / 2)      // float32 sums of a thread
+#define SUMS (OWN_ROWS / 2)               // float32 sums of a thread
 #define WEIGHT_BYTES (BLOCKS * DEPTH * 64 * 128)
 #define STAGE_BYTES (WEIGHT_BYTES + DEPTH * ROWS * 128)
-#define OWN_GROUPS ((OWN_ROWS / 8 + CLUSTER - 1) / CLUSTER)  // groups of eight rows that one block of a cluster finishes, at the most
-#define EXCHANGED (CLUSTER > 1 ? (CLUSTER - 1) * OWN_BLOCKS * OWN_GROUPS * CONSUMERS : 1)  // float4 that it gets for them
 #define TILE_OUTPUTS ((KIND == 1 ? 32 : 64) * BLOCKS)
+// A warp finishes its 16 outputs of CHUNK rows at a time. Each thread has PART sums of them, and OUTPUTS neighbours of one row once they went
+// through shared memory, whose rows of PITCH floats let neither columns nor rows meet in a bank.
+#define CHUNK (OWN_ROWS % 16 || CLUSTER > 2 ? 8 : 16)
+#define CHUNKS (OWN_ROWS / CHUNK)
+#define PART (CHUNK / 2)
+#define OUTPUTS (KIND == 1 ? PART / 2 : PART)
+#define PITCH 20
+#define OWN_CHUNKS ((CHUNKS + CLUSTER - 1) / CLUSTER)  // that one block of a cluster finishes, at the most
+#define EXCHANGED (CLUSTER > 1 ? (CLUSTER - 1) * OWN_CHUNKS * PART / 4 * CONSUMERS : 1)  // float4 that it gets for them
 #define SQUARING_WARPS (OWN_ROWS < ROWS ? 4 : CONSUMERS / 32)
-#define EARLY (SUMS <= 32)                // the stream is read before the sums are there
-#define CHOICES (KIND == 4 ? OWN_ROWS / 4 : 1)  // rows of a thread whose largest result is kept
+#define SQUARES (CLUSTER > 1 ? 1 : 2)  // sums of squares of a tile, and of the one before, which others may still read
+#define STREAMED (KIND == 2 ? (OWN_CHUNKS * PART <= 32 ? OWN_CHUNKS : 32 / PART) : 1)  // chunks whose part of the stream a thread reads at a time
+#define EARLY (STREAMED == OWN_CHUNKS)    // all of it before the sums are there
 
 struct Arguments {
     const float* squares;  // [parts, rows]: sums of squares of the rows of X before their gain (SCALED)
@@ -143,54 +150,91 @@ __device__ __forceinline__ float activate(float gate) {
 // The first of a warpgroup's rows.
 __device__ __forceinline__ int first_row() { return OWN_ROWS < ROWS ? threadIdx.x / 128 * OWN_ROWS : 0; }
 
+// Where a thread's results of a chunk belong: OUTPUTS of one row.
 struct Place {
     int row, output;
     bool live;
 };
 
-// Which result a thread's sum is: block `b` of its outputs, group `j` of eight rows, element `e` of four.
-__device__ __forceinline__ Place place_of(const Arguments& a, u32 tile, int b, int j, int e) {
-    const int thread = threadIdx.x, lane = thread % 32, group = thread / 128;
-    if (OWN_BLOCKS < BLOCKS) b += group;
+__device__ __forceinline__ Place place_of(const Arguments& a, u32 tile, int chunk) {
+    const int lane = threadIdx.x % 32, warp = OWN_ROWS < ROWS ? threadIdx.x / 32 % 4 : threadIdx.x / 32;
     Place place;
-    place.row = first_row() + 8 * j + 2 * (lane % 4) + e % 2;
-    // Of a gated tile's 16 rows a warp has eight gates and their eight values.
-    place.output = tile * TILE_OUTPUTS + (KIND == 1 ? 32 * b + 8 * (thread / 32 % 4) + lane / 4 : 64 * b + 16 * (thread / 32 % 4) + lane / 4 + e / 2 * 8);
+    place.row = first_row() + CHUNK * chunk + lane % CHUNK;
+    place.output = tile * TILE_OUTPUTS + (KIND == 1 ? 8 : 16) * warp + lane / CHUNK * OUTPUTS;
     place.live = place.row < a.rows && place.output < a.outputs;
     return place;
 }
 
-// The stream's numbers that this thread's sums are added to, all requested before the first is used.
-__device__ __forceinline__ void load_stream(const Arguments& a, u32 tile, float (&stream)[SUMS]) {
+// COUNT neighbouring numbers as vectors of 16 bytes or fewer, all of them inside of a matrix.
+template <int COUNT>
+__device__ __forceinline__ void load_floats(float (&values)[COUNT], const float* source) {
+    if constexpr (COUNT % 4 == 0) {
 #pragma unroll
-    for (int i = 0; i < SUMS; ++i) {
-        const Place place = place_of(a, tile, i / (OWN_ROWS / 2), i / 4 % (OWN_ROWS / 8), i % 4);
-        stream[i] = place.live ? __ldcg(a.stream + (u64)place.row * a.outputs + place.output) : 0.f;
+        for (int i = 0; i < COUNT; i += 4) *(float4*)(values + i) = __ldcg((const float4*)(source + i));
+    } else {
+        *(float2*)values = __ldcg((const float2*)source);
     }
 }
 
-// Send every block of the cluster the groups of rows that it finishes, and add what the others sent for this block's: rank after
-// rank. Group j belongs to rank j % CLUSTER. A cluster has one tile only, so this is done once.
+template <int COUNT>
+__device__ __forceinline__ void store_floats(float* target, const float (&values)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) *(float4*)(target + i) = *(const float4*)(values + i);
+}
+
+template <int COUNT>
+__device__ __forceinline__ void store_bf16(u16* target, const float (&values)[COUNT]) {
+    u32 words[COUNT / 2];
+#pragma unroll
+    for (int i = 0; i < COUNT / 2; ++i) words[i] = pack_bf16(values[2 * i], values[2 * i + 1]);
+    if constexpr (COUNT == 8)
+        *(uint4*)target = make_uint4(words[0], words[1], words[2], words[3]);
+    else if constexpr (COUNT == 4)
+        *(uint2*)target = make_uint2(words[0], words[1]);
+    else
+        *(u32*)target = words[0];
+}
+
+// Rows of a matrix whose width is no multiple of eight are read and written one by one.
+__device__ __forceinline__ bool is_whole(const Arguments& a) { return a.outputs % 8 == 0; }
+
+// The stream's numbers that a thread's results are added to, of its chunks `first`, `first` + CLUSTER, ...: all requested before the first is used.
+__device__ __forceinline__ void load_stream(const Arguments& a, u32 tile, int first, float (&stream)[STREAMED][OUTPUTS]) {
+#pragma unroll
+    for (int i = 0; i < STREAMED; ++i) {
+        const Place place = place_of(a, tile, first + i * CLUSTER);
+        const float* source = a.stream + (u64)place.row * a.outputs + place.output;
+        if (place.live && is_whole(a)) {
+            load_floats(stream[i], source);
+        } else {
+#pragma unroll
+            for (int c = 0; c < OUTPUTS; ++c) stream[i][c] = place.live && place.output + c < a.outputs ? __ldcg(source + c) : 0.f;
+        }
+    }
+}
+
+// Send every block of the cluster the chunks that it finishes, and add what the others sent for this block's: rank after
+// rank. A chunk belongs to rank chunk % CLUSTER. A cluster has one tile only, so this is done once.
 __device__ __forceinline__ void join(float (&sums)[SUMS], float4* exchange, u32 given, u32 rank) {
     const int thread = threadIdx.x;
 #pragma unroll
     for (int i = 0; i < SUMS / 4; ++i) {
-        const int j = i % (OWN_ROWS / 8), b = i / (OWN_ROWS / 8), owner = j % CLUSTER;
+        const int chunk = i / (PART / 4), owner = chunk % CLUSTER;
         if (owner == rank) continue;
-        const int slot = ((rank - (rank > owner)) * OWN_BLOCKS + b) * OWN_GROUPS + j / CLUSTER;
+        const int slot = ((rank - (rank > owner)) * OWN_CHUNKS + chunk / CLUSTER) * (PART / 4) + i % (PART / 4);
         const float4 own = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
         send_remote(shared_address(exchange + slot * CONSUMERS + thread), given, owner, own);
     }
-    if (rank >= OWN_ROWS / 8) return;  // it finishes nothing
+    if (rank >= CHUNKS) return;  // it finishes nothing
     barrier_wait_cluster(given, 0);
 #pragma unroll
     for (int i = 0; i < SUMS / 4; ++i) {
-        const int j = i % (OWN_ROWS / 8), b = i / (OWN_ROWS / 8);
-        if (j % CLUSTER != rank) continue;
+        const int chunk = i / (PART / 4);
+        if (chunk % CLUSTER != rank) continue;
         float total[4] = {};
 #pragma unroll
         for (int other = 0; other < CLUSTER; ++other) {
-            const int slot = ((other - (other > rank)) * OWN_BLOCKS + b) * OWN_GROUPS + j / CLUSTER;
+            const int slot = ((other - (other > rank)) * OWN_CHUNKS + chunk / CLUSTER) * (PART / 4) + i % (PART / 4);
             const float4 own = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
             const float4 part = other == rank ? own : exchange[slot * CONSUMERS + thread];
             total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
@@ -201,118 +245,168 @@ __device__ __forceinline__ void join(float (&sums)[SUMS], float4* exchange, u32 
 
 // How many bytes the others send a block.
 __device__ __forceinline__ u32 expected_bytes(u32 rank) {
-    const int groups = OWN_ROWS / 8 > (int)rank ? (OWN_ROWS / 8 - 1 - rank) / CLUSTER + 1 : 0;
-    return (CLUSTER - 1) * OWN_BLOCKS * groups * CONSUMERS * 16;
-}
-
-// Eight rows' numbers of eight outputs, of which each lane has two rows of one output: two outputs of one row.
-__device__ __forceinline__ u32 transposed(float first, float second) {
-    u32 pair = pack_bf16(first, second);
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
-    return pair;
-}
-
-__device__ __forceinline__ void store_pair(const Arguments& a, int row, int output, u32 pair) {
-    u16* target = (u16*)a.output + (u64)row * a.outputs + output;
-    if (a.outputs % 2 == 0) {
-        if (output < a.outputs) *(u32*)target = pair;
-    } else {
-        if (output < a.outputs) target[0] = (u16)pair;
-        if (output + 1 < a.outputs) target[1] = (u16)(pair >> 16);
-    }
+    const int chunks = CHUNKS > (int)rank ? (CHUNKS - 1 - rank) / CLUSTER + 1 : 0;
+    return (CLUSTER - 1) * chunks * (PART / 4) * CONSUMERS * 16;
 }
 
 // The largest of a thread's results so far, for each of its rows.
 struct Best {
-    u64 keys[CHOICES];
+    u64 keys[KIND == 4 ? CHUNKS : 1];
 };
+
+__device__ __forceinline__ void keep_best(u64& key, const float (&values)[OUTPUTS], const Place& place, int outputs) {
+    float best = ranked(values[0]);
+    int at = 0;
+#pragma unroll
+    for (int c = 1; c < OUTPUTS; ++c)
+        if (place.output + c < outputs && ranked(values[c]) > best) best = ranked(values[c]), at = c;
+    if (place.live) key = max(key, choice_key(best, place.output + at));
+}
 
 // A block's largest result of each row to those of the others. `chosen` [ROWS] was zero when the block began.
 __device__ __forceinline__ void tell_best(const Arguments& a, Best& best, u64* chosen) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int i = 0; i < CHOICES; ++i) {
-        const int row = first_row() + 8 * (i / 2) + 2 * (lane % 4) + i % 2;
-        u64 key = best.keys[i];
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+        const int row = first_row() + CHUNK * chunk + lane;
+        u64 key = best.keys[KIND == 4 ? chunk : 0];
 #pragma unroll
-        for (int offset = 4; offset < 32; offset *= 2) key = max(key, __shfl_xor_sync(0xffffffff, key, offset));
-        if (lane < 4 && row < a.rows) atomicMax(chosen + row, key);
+        for (int offset = CHUNK; offset < 32; offset *= 2) key = max(key, __shfl_xor_sync(0xffffffff, key, offset));
+        if (lane < CHUNK && row < a.rows) atomicMax(chosen + row, key);
     }
     sync_threads(1, CONSUMERS);
     for (int row = threadIdx.x; row < a.rows; row += CONSUMERS)
         if (chosen[row]) atomicMax((u64*)a.output + row, chosen[row]);
 }
 
-// What becomes of the sums of a tile, for the groups of rows that are this block's.
-__device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], const float (&stream)[SUMS], const float* roots, float* squares, Best& best, u32 rank) {
+// A warp's sums of a chunk, by rows: a thread's results in `values`, and what gates them in `gates` of a gated layer.
+__device__ __forceinline__ void turn(float* staged, const float* sums, float (&values)[OUTPUTS], float (&gates)[OUTPUTS]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < PART; ++i) staged[(i / 4 * 8 + 2 * (lane % 4) + i % 2) * PITCH + lane / 4 + i % 4 / 2 * 8] = sums[i];
+    __syncwarp();
+    const float* source = staged + lane % CHUNK * PITCH + lane / CHUNK * OUTPUTS;
+    if constexpr (OUTPUTS % 4 == 0) {
+#pragma unroll
+        for (int c = 0; c < OUTPUTS; c += 4) {
+            *(float4*)(values + c) = *(const float4*)(source + (KIND == 1 ? 8 : 0) + c);
+            if (KIND == 1) *(float4*)(gates + c) = *(const float4*)(source + c);
+        }
+    } else {
+        *(float2*)values = *(const float2*)(source + 8);
+        *(float2*)gates = *(const float2*)source;
+    }
+    __syncwarp();
+}
+
+// Add the stream and leave the sum there; gives the sum times the norm's weights, and its squares' sum.
+__device__ __forceinline__ float add_stream(const Arguments& a, const Place& place, float (&values)[OUTPUTS], const float (&stream)[OUTPUTS], const float (&gains)[OUTPUTS]) {
+    float square = 0.f;
+    float* target = a.stream + (u64)place.row * a.outputs + place.output;
+#pragma unroll
+    for (int c = 0; c < OUTPUTS; ++c) {
+        values[c] = place.output + c < a.outputs ? values[c] + stream[c] : 0.f;
+        square += values[c] * values[c];
+    }
+    if (place.live && is_whole(a)) {
+        if constexpr (OUTPUTS % 4 == 0) store_floats(target, values);
+    } else {
+#pragma unroll
+        for (int c = 0; c < OUTPUTS; ++c)
+            if (place.live && place.output + c < a.outputs) target[c] = values[c];
+    }
+#pragma unroll
+    for (int c = 0; c < OUTPUTS; ++c) values[c] *= gains[c];
+    return square;
+}
+
+__device__ __forceinline__ void store_results(const Arguments& a, const Place& place, const float (&values)[OUTPUTS]) {
+    const u64 at = (u64)place.row * a.outputs + place.output;
+    if (!place.live) return;
+    if (is_whole(a)) {
+        if constexpr (KIND == 3)
+            store_floats((float*)a.output + at, values);
+        else
+            store_bf16((u16*)a.output + at, values);
+        return;
+    }
+#pragma unroll
+    for (int c = 0; c < OUTPUTS; ++c) {
+        if (place.output + c >= a.outputs) continue;
+        if (KIND == 3)
+            ((float*)a.output)[at + c] = values[c];
+        else
+            ((u16*)a.output)[at + c] = to_bf16(values[c]);
+    }
+}
+
+// What every row's results of a thread are multiplied by, or have added.
+struct Columns {
+    float gains[OUTPUTS], biases[OUTPUTS];
+};
+
+__device__ __forceinline__ Columns load_columns(const Arguments& a, u32 tile) {
+    Columns columns;
+    const int output = place_of(a, tile, 0).output;
+#pragma unroll
+    for (int c = 0; c < OUTPUTS; ++c) {
+        columns.gains[c] = KIND == 2 && output + c < a.outputs ? __ldg(a.gain + output + c) : 0.f;
+        columns.biases[c] = BIASED && output + c < a.outputs ? from_bf16(a.bias[output + c]) : 0.f;
+    }
+    return columns;
+}
+
+// What becomes of the sums of a tile, for the chunks of rows that are this block's.
+__device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], float (&stream)[STREAMED][OUTPUTS], const Columns& columns, const float* roots, float* staged, float* squares, Best& best, u32 rank) {
     const int lane = threadIdx.x % 32, warp = OWN_ROWS < ROWS ? threadIdx.x / 32 % 4 : threadIdx.x / 32;
 #pragma unroll
-    for (int j = 0; j < OWN_ROWS / 8; ++j) {
-        if (CLUSTER > 1 && j % CLUSTER != rank) continue;
-        float square[2] = {};
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+        if (CLUSTER > 1 && chunk % CLUSTER != rank) continue;
+        const int number = chunk / CLUSTER;
+        const Place place = place_of(a, tile, chunk);
+        if (KIND == 2 && !EARLY && number % STREAMED == 0) load_stream(a, tile, chunk, stream);
+        float values[OUTPUTS], gates[OUTPUTS];
+        turn(staged + threadIdx.x / 32 * (CHUNK * PITCH), sums + PART * chunk, values, gates);
+        const float root = SCALED ? roots[place.row] : 1.f;
 #pragma unroll
-        for (int b = 0; b < OWN_BLOCKS; ++b) {
-            float results[4] = {};
-#pragma unroll
-            for (int e = 0; e < (KIND == 1 ? 2 : 4); ++e) {
-                const Place place = place_of(a, tile, b, j, e);
-                const int i = b * (OWN_ROWS / 2) + 4 * j + e;
-                const u64 at = (u64)place.row * a.outputs + place.output;
-                const float root = SCALED ? roots[place.row] : 1.f;
-                float value = sums[i] * root;
-                if (BIASED && place.live) value += from_bf16(a.bias[place.output]);
-                if (KIND == 1) value = activate(value) * sums[(i + 2) % SUMS] * root;
-                if (KIND == 3 && place.live) ((float*)a.output)[at] = value;
-                if (KIND == 4 && place.live) best.keys[2 * j + e % 2] = max(best.keys[2 * j + e % 2], choice_key(value, place.output));
-                if (KIND == 2 && place.live) {
-                    value += stream[i];
-                    a.stream[at] = value;
-                    square[e % 2] += value * value;
-                    value *= a.gain[place.output];
-                }
-                results[e] = value;
-            }
-            if (KIND >= 3) continue;
-            const int row = first_row() + 8 * j + lane / 4;
-            const int output = place_of(a, tile, b, j, 0).output - lane / 4 + 2 * (lane % 4);
-#pragma unroll
-            for (int half = 0; half < (KIND == 1 ? 1 : 2); ++half) {
-                const u32 pair = transposed(results[2 * half], results[2 * half + 1]);
-                if (row < a.rows) store_pair(a, row, output + 8 * half, pair);
-            }
+        for (int c = 0; c < OUTPUTS; ++c) {
+            values[c] *= root;
+            if (BIASED) values[c] += columns.biases[c];
+            if (KIND == 1) values[c] *= activate(gates[c] * root);
         }
         if (KIND == 2) {
+            float square = add_stream(a, place, values, stream[number % STREAMED], columns.gains);
 #pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                square[c] += __shfl_xor_sync(0xffffffff, square[c], 4);
-                square[c] += __shfl_xor_sync(0xffffffff, square[c], 8);
-                square[c] += __shfl_xor_sync(0xffffffff, square[c], 16);
-                if (lane < 4) squares[warp * ROWS + first_row() + 8 * j + 2 * lane + c] = square[c];
-            }
+            for (int offset = CHUNK; offset < 32; offset *= 2) square += __shfl_xor_sync(0xffffffff, square, offset);
+            if (lane < CHUNK) squares[warp * ROWS + place.row] = square;
         }
+        if (KIND == 4)
+            keep_best(best.keys[KIND == 4 ? chunk : 0], values, place, a.outputs);
+        else
+            store_results(a, place, values);
     }
     if (KIND == 2) {
         sync_threads(1, CONSUMERS);
         for (int row = threadIdx.x; row < a.rows; row += CONSUMERS) {
-            if (CLUSTER > 1 && row % OWN_ROWS / 8 % CLUSTER != rank) continue;
+            if (CLUSTER > 1 && row % OWN_ROWS / CHUNK % CLUSTER != rank) continue;
             float sum = 0.f;
 #pragma unroll
             for (int w = 0; w < SQUARING_WARPS; ++w) sum += squares[w * ROWS + row];
             a.squares_out[tile * a.rows + row] = sum;
         }
-        sync_threads(1, CONSUMERS);
     }
 }
 
-__device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* squares, u64* chosen) {
+__device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* staged, float* squares, u64* chosen) {
     const int thread = threadIdx.x;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
-    float sums[SUMS], stream[SUMS];
+    float sums[SUMS], stream[STREAMED][OUTPUTS];
     Best best = {};
     u32 turn = 0;
     for (u32 done = 0; done < share.tiles; ++done) {
         const u32 tile = share.first_tile + done * share.stride;
-        if (KIND == 2 && EARLY) load_stream(a, tile, stream);
+        const Columns columns = load_columns(a, tile);
+        if (KIND == 2 && EARLY) load_stream(a, tile, rank, stream);
         for (u32 step = 0; step < share.steps; ++step, ++turn) {
             const u32 stage = turn % STAGES, base = stages + stage * STAGE_BYTES;
             barrier_wait(full + 8 * stage, (turn / STAGES) & 1);
@@ -322,11 +416,7 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
                     const u64 x = describe(base + WEIGHT_BYTES + (d * ROWS + first_row()) * 128 + 32 * k);
-#pragma unroll
-                    for (int b = 0; b < OWN_BLOCKS; ++b) {
-                        const u32 block = OWN_BLOCKS < BLOCKS ? thread / 128 : b;
-                        multiply(sums + b * (OWN_ROWS / 2), describe(base + (d * BLOCKS + block) * 8192 + 32 * k), x, step || d || k);
-                    }
+                    multiply(sums, describe(base + (d * BLOCKS + thread / 128 % BLOCKS) * 8192 + 32 * k), x, step || d || k);
                 }
             products_commit();
             products_wait_but_last();  // the matrix unit goes on while the stage before is given back
@@ -335,9 +425,8 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
         products_wait();
         if (thread % 32 == 0) barrier_arrive(empty + 8 * ((turn - 1) % STAGES));
         if (CLUSTER > 1) join(sums, exchange, given, rank);
-        if (KIND == 2 && !EARLY) load_stream(a, tile, stream);
         if (SCALED && done == 0) barrier_wait(ready, 0);
-        finish(a, tile, sums, stream, roots, squares, best, rank);
+        finish(a, tile, sums, stream, columns, roots, staged, squares + done % SQUARES * (SQUARING_WARPS * ROWS), best, rank);
     }
     if (KIND == 4) tell_best(a, best, chosen);
 }
@@ -345,7 +434,8 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
 extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     skinny(const __grid_constant__ TensorMap weight, const __grid_constant__ TensorMap input, const __grid_constant__ Arguments a) {
     extern __shared__ u8 shared[];
-    __shared__ float roots[ROWS], squares[SQUARING_WARPS * ROWS];
+    __shared__ float roots[ROWS], squares[KIND == 2 ? SQUARES * SQUARING_WARPS * ROWS : 1];
+    __shared__ __align__(16) float staged[CONSUMERS / 32 * CHUNK * PITCH];
     __shared__ u64 barriers[2 * STAGES + 2];
     __shared__ float4 exchange[EXCHANGED];
     __shared__ u64 chosen[KIND == 4 ? ROWS : 1];
@@ -384,5 +474,5 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     }
     wait_for_kernel_before();
     if (a.late) let_next_kernel_start();
-    consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, squares, chosen);
+    consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, staged, squares, chosen);
 }
