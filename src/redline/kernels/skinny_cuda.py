@@ -107,15 +107,15 @@ def _cut(kind: int, outputs: int, inputs: int, padded: int, processors: int) -> 
     return min(costs, key=lambda cut: costs[cut])
 
 
-def definitions(form: Form, kind: int, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
-    """What cuda/skinny.cu is compiled with."""
+def definitions(form: Form, kind: int, whole: bool, *, scaled: bool, biased: bool, gelu: bool) -> dict[str, int]:
+    """What cuda/skinny.cu is compiled with. `whole`: a row's outputs are whole groups of eight, which are read and written at once."""
     cut = {"ROWS": form.rows, "BLOCKS": form.blocks, "DEPTH": form.depth, "STAGES": form.stages, "CLUSTER": form.cluster}
-    return cut | {"KIND": kind, "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
+    return cut | {"KIND": kind, "WHOLE": int(whole), "SCALED": int(scaled), "BIASED": int(biased), "GELU": int(gelu)}
 
 
 @functools.cache
-def _kernel(form: Form, kind: int, scaled: bool, biased: bool, gelu: bool, device: torch.device) -> Kernel:
-    code = machine_code("skinny.cu", definitions(form, kind, scaled=scaled, biased=biased, gelu=gelu))
+def _kernel(form: Form, kind: int, whole: bool, scaled: bool, biased: bool, gelu: bool, device: torch.device) -> Kernel:
+    code = machine_code("skinny.cu", definitions(form, kind, whole, scaled=scaled, biased=biased, gelu=gelu))
     with torch.cuda.device(device):
         return Kernel(code, "skinny", threads=form.threads, shared_bytes=form.stages * form.stage_bytes + 1024)
 
@@ -134,5 +134,5 @@ def launch(product: Product) -> None:
         gated_map(product.weight_NK) if product.kind == GATED else tensor_map(product.weight_NK, 64),
         tensor_map(product.x_TK, product.rows),
     ]
-    kernel = _kernel(form, product.kind, **product.traits, device=product.device)
+    kernel = _kernel(form, product.kind, product.outputs % 8 == 0, **product.traits, device=product.device)
     kernel.launch(blocks, [*maps, product.arguments], dependent=True, cluster=form.cluster)

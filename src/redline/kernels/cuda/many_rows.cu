@@ -11,6 +11,8 @@
 // COLS / 2 gates and then their values. Tiles of heads hold whole heads of SIZE numbers, of queries, keys and values, which end as prepare.py has them
 // (NORMED: q and k are normalised).
 
+#include "activation.cuh"
+
 #define ROWS 128
 #define CONSUMERS 256
 #define ROOTERS 96
@@ -149,19 +151,6 @@ __device__ __forceinline__ void release(u32 empty, u32 stage) {
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(empty + 8 * stage), "r"(lane));
         asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
     }
-}
-
-// exp(-x) for SiLU, x / (1 + exp(-x)), or for GELU, where (1 + tanh(x)) / 2 = 1 / (1 + exp(-2 x)). Past 40 it makes no difference to a sum with 1, or to a
-// quotient of nearly nothing, and two of them can be multiplied.
-__device__ __forceinline__ float exponential(float gate) {
-    const float x = GELU ? 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate) : gate;
-    return __expf(fminf(-x, 40.f));
-}
-
-// Two activations times their values, by one reciprocal: that unit and the exponential's are what a tile's end waits for.
-__device__ __forceinline__ void activate(float& x, float& y, float up_x, float up_y) {
-    const float below_x = 1.f + exponential(x), below_y = 1.f + exponential(y), both = __fdividef(1.f, below_x * below_y);
-    x *= up_x * below_y * both, y *= up_y * below_x * both;
 }
 
 // The roots of the mean squares of a tile's rows, for two tiles at a time. Other warps than those that multiply find them: the parts are many, and each

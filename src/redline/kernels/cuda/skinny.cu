@@ -9,7 +9,10 @@
 // A gated layer's tile has eight gate rows, their eight value rows, the next eight gate rows ..., so that a thread's sums hold both.
 //
 // Set by the compiler's command line: ROWS (8, 16, 32, 64, 96 or 128), BLOCKS (64-row blocks of a tile of W), DEPTH (64-input blocks
-// of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32, 4 choose the largest), SCALED, BIASED, GELU.
+// of a tile), STAGES, CLUSTER, KIND (0 store bf16, 1 gated, 2 add to the stream, 3 store float32, 4 choose the largest), SCALED, BIASED, GELU,
+// WHOLE (outputs are whole groups of eight).
+
+#include "activation.cuh"
 
 #define GROUPS (ROWS > 64 ? (BLOCKS > 1 ? BLOCKS : 2) : 1)  // warpgroups: each has a block of a tile's outputs, or half of the rows of the only one
 #define OWN_ROWS (GROUPS > BLOCKS ? ROWS / 2 : ROWS)
@@ -139,20 +142,13 @@ __device__ __forceinline__ void take_roots(const Arguments& a, float* roots, u32
     barrier_arrive(ready);
 }
 
-__device__ __forceinline__ float activate(float gate) {
-    if (GELU) {  // (1 + tanh(x)) / 2 = 1 / (1 + exp(-2 x))
-        const float inner = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);
-        return __fdividef(gate, 1.f + __expf(-inner));
-    }
-    return __fdividef(gate, 1.f + __expf(-gate));
-}
-
 // The first of a warpgroup's rows.
 __device__ __forceinline__ int first_row() { return OWN_ROWS < ROWS ? threadIdx.x / 128 * OWN_ROWS : 0; }
 
 // Where a thread's results of a chunk belong: OUTPUTS of one row.
 struct Place {
     int row, output;
+    u32 at;  // the first of them in a matrix of `outputs` columns, which has few rows
     bool live;
 };
 
@@ -161,6 +157,7 @@ __device__ __forceinline__ Place place_of(const Arguments& a, u32 tile, int chun
     Place place;
     place.row = first_row() + CHUNK * chunk + lane % CHUNK;
     place.output = tile * TILE_OUTPUTS + (KIND == 1 ? 8 : 16) * warp + lane / CHUNK * OUTPUTS;
+    place.at = place.row * a.outputs + place.output;
     place.live = place.row < a.rows && place.output < a.outputs;
     return place;
 }
@@ -195,16 +192,13 @@ __device__ __forceinline__ void store_bf16(u16* target, const float (&values)[CO
         *(u32*)target = words[0];
 }
 
-// Rows of a matrix whose width is no multiple of eight are read and written one by one.
-__device__ __forceinline__ bool is_whole(const Arguments& a) { return a.outputs % 8 == 0; }
-
 // The stream's numbers that a thread's results are added to, of its chunks `first`, `first` + CLUSTER, ...: all requested before the first is used.
 __device__ __forceinline__ void load_stream(const Arguments& a, u32 tile, int first, float (&stream)[STREAMED][OUTPUTS]) {
 #pragma unroll
     for (int i = 0; i < STREAMED; ++i) {
         const Place place = place_of(a, tile, first + i * CLUSTER);
-        const float* source = a.stream + (u64)place.row * a.outputs + place.output;
-        if (place.live && is_whole(a)) {
+        const float* source = a.stream + place.at;
+        if (WHOLE && place.live) {
             load_floats(stream[i], source);
         } else {
 #pragma unroll
@@ -302,13 +296,13 @@ __device__ __forceinline__ void turn(float* staged, const float* sums, float (&v
 // Add the stream and leave the sum there; gives the sum times the norm's weights, and its squares' sum.
 __device__ __forceinline__ float add_stream(const Arguments& a, const Place& place, float (&values)[OUTPUTS], const float (&stream)[OUTPUTS], const float (&gains)[OUTPUTS]) {
     float square = 0.f;
-    float* target = a.stream + (u64)place.row * a.outputs + place.output;
+    float* target = a.stream + place.at;
 #pragma unroll
     for (int c = 0; c < OUTPUTS; ++c) {
         values[c] = place.output + c < a.outputs ? values[c] + stream[c] : 0.f;
         square += values[c] * values[c];
     }
-    if (place.live && is_whole(a)) {
+    if (WHOLE && place.live) {
         if constexpr (OUTPUTS % 4 == 0) store_floats(target, values);
     } else {
 #pragma unroll
@@ -321,22 +315,21 @@ __device__ __forceinline__ float add_stream(const Arguments& a, const Place& pla
 }
 
 __device__ __forceinline__ void store_results(const Arguments& a, const Place& place, const float (&values)[OUTPUTS]) {
-    const u64 at = (u64)place.row * a.outputs + place.output;
     if (!place.live) return;
-    if (is_whole(a)) {
+    if (WHOLE) {
         if constexpr (KIND == 3)
-            store_floats((float*)a.output + at, values);
+            store_floats((float*)a.output + place.at, values);
         else
-            store_bf16((u16*)a.output + at, values);
+            store_bf16((u16*)a.output + place.at, values);
         return;
     }
 #pragma unroll
     for (int c = 0; c < OUTPUTS; ++c) {
         if (place.output + c >= a.outputs) continue;
         if (KIND == 3)
-            ((float*)a.output)[at + c] = values[c];
+            ((float*)a.output)[place.at + c] = values[c];
         else
-            ((u16*)a.output)[at + c] = to_bf16(values[c]);
+            ((u16*)a.output)[place.at + c] = to_bf16(values[c]);
     }
 }
 
@@ -372,7 +365,13 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
         for (int c = 0; c < OUTPUTS; ++c) {
             values[c] *= root;
             if (BIASED) values[c] += columns.biases[c];
-            if (KIND == 1) values[c] *= activate(gates[c] * root);
+            gates[c] *= root;
+        }
+        if (KIND == 1) {
+#pragma unroll
+            for (int c = 0; c < OUTPUTS; c += 2) activate(gates[c], gates[c + 1], values[c], values[c + 1]);
+#pragma unroll
+            for (int c = 0; c < OUTPUTS; ++c) values[c] = gates[c];
         }
         if (KIND == 2) {
             float square = add_stream(a, place, values, stream[number % STREAMED], columns.gains);
