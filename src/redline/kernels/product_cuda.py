@@ -88,5 +88,6 @@ def _parts(product: Product) -> int:
     if product.rows <= one_row_cuda.MOST_ROWS:
         return one_row_cuda.parts(product.kind, product.outputs, product.inputs)
     if product.rows <= FEW_ROWS:
-        return skinny_cuda.form_of(product).tiles(product.kind, product.outputs)
+        form = skinny_cuda.form_of(product)
+        return form.tiles(product.kind, product.outputs) * form.blocks
     return many_rows_cuda.form_of(product).column_tiles(product.kind, product.outputs)

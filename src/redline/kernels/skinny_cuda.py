@@ -13,11 +13,11 @@ import torch
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Kernel, gated_map, tensor_map
 from redline.kernels.op import ceil_div
-from redline.kernels.product import ADD, CHOOSE, GATED, STORE, STORE_FLOAT, Product
+from redline.kernels.product import CHOOSE, GATED, STORE, STORE_FLOAT, Product
 
 PADDED_ROWS = (8, 16, 32, 64, 96, 128)
 SHARED_BYTES = 226 * 1024  # of a block: all there is, but 1024 bytes in which stages may have to begin later
-STAGED_ROW_BYTES = 80  # a warp's outputs of one row
+STAGED_ROW_BYTES = 272  # a warpgroup's outputs of one row
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Form:
 
     @property
     def chunk(self) -> int:
-        """Rows that a warp finishes at a time."""
+        """Rows that a warpgroup finishes at a time."""
         own_rows = self.rows // 2 if self.groups > self.blocks else self.rows
         return 8 if own_rows % 16 or self.cluster > 2 else 16
 
@@ -53,11 +53,10 @@ class Form:
         own_chunks = ceil_div(own_rows // self.chunk, self.cluster)
         return (self.cluster - 1) * own_chunks * self.chunk // 2 * 128 * self.groups * 4
 
-    def other_bytes(self, kind: int) -> int:
-        """Of shared memory beside stages: what is exchanged, finished, squared (of two tiles where there are many), roots and barriers."""
-        warps = 4 * self.groups
-        squares = (warps if self.groups == self.blocks else 4) * self.rows * 4 * (1 if self.cluster > 1 else 2) if kind == ADD else 0
-        return self.exchanged_bytes + warps * self.chunk * STAGED_ROW_BYTES + squares + 12 * self.rows + 512
+    @property
+    def other_bytes(self) -> int:
+        """Of shared memory beside stages: what is exchanged and finished, roots, choices and barriers."""
+        return self.exchanged_bytes + self.groups * self.chunk * STAGED_ROW_BYTES + 12 * self.rows + 512
 
     @property
     def blocks_per_processor(self) -> int:
@@ -82,7 +81,7 @@ def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -
     deepest = 4 if padded <= 32 and cluster < 3 else 2 if padded <= 128 and blocks == 1 else 1
     depth = next(d for d in (deepest, 2, 1) if d == 1 or cluster <= inputs // (64 * d) and inputs % (64 * d) == 0)
     form = Form(padded, blocks, depth, 1, cluster)
-    return replace(form, stages=min(24, (SHARED_BYTES - form.other_bytes(kind)) // form.stage_bytes))
+    return replace(form, stages=min(24, (SHARED_BYTES - form.other_bytes) // form.stage_bytes))
 
 
 def _cut(kind: int, outputs: int, inputs: int, padded: int, processors: int) -> tuple[int, int]:

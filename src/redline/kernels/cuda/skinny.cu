@@ -22,17 +22,18 @@
 #define WEIGHT_BYTES (BLOCKS * DEPTH * 64 * 128)
 #define STAGE_BYTES (WEIGHT_BYTES + DEPTH * ROWS * 128)
 #define TILE_OUTPUTS ((KIND == 1 ? 32 : 64) * BLOCKS)
-// A warp finishes its 16 outputs of CHUNK rows at a time. Each thread has PART sums of them, and OUTPUTS neighbours of one row once they went
-// through shared memory, whose rows of PITCH floats let neither columns nor rows meet in a bank.
+// A warpgroup finishes CHUNK rows of its outputs at a time. Each thread has PART sums of them, and OUTPUTS results of one row once they went through
+// shared memory: in the order of the matrix unit they would be written to sixteen rows at once. Rows of PITCH floats let no two of a warp's sums meet in a bank.
 #define CHUNK (OWN_ROWS % 16 || CLUSTER > 2 ? 8 : 16)
 #define CHUNKS (OWN_ROWS / CHUNK)
 #define PART (CHUNK / 2)
+#define PITCH 68
+#define LANES (128 / CHUNK)               // threads of a row
 #define OUTPUTS (KIND == 1 ? PART / 2 : PART)
-#define PITCH 20
+#define VECTOR (OUTPUTS < 4 ? OUTPUTS : 4)  // of a thread's results are neighbours; the next ones lie SPACING on
+#define SPACING (4 * LANES)
 #define OWN_CHUNKS ((CHUNKS + CLUSTER - 1) / CLUSTER)  // that one block of a cluster finishes, at the most
 #define EXCHANGED (CLUSTER > 1 ? (CLUSTER - 1) * OWN_CHUNKS * PART / 4 * CONSUMERS : 1)  // float4 that it gets for them
-#define SQUARING_WARPS (OWN_ROWS < ROWS ? 4 : CONSUMERS / 32)
-#define SQUARES (CLUSTER > 1 ? 1 : 2)  // sums of squares of a tile, and of the one before, which others may still read
 #define STREAMED (KIND == 2 ? (OWN_CHUNKS * PART <= 32 ? OWN_CHUNKS : 32 / PART) : 1)  // chunks whose part of the stream a thread reads at a time
 #define EARLY (STREAMED == OWN_CHUNKS)    // all of it before the sums are there
 
@@ -42,7 +43,7 @@ struct Arguments {
     void* output;          // [rows, outputs]: bf16 or float32; for KIND 2 the gained stream, bf16; for KIND 4 keys [rows], zero before (hopper.cuh, choice_key)
     float* stream;         // [rows, outputs] (KIND 2), in place
     const float* gain;     // [outputs] (KIND 2)
-    float* squares_out;    // [tiles, rows] (KIND 2)
+    float* squares_out;    // [tiles * BLOCKS, rows] (KIND 2)
     int rows, outputs, inputs, parts;
     float inverse_size, eps;
     int late;  // 1: the next kernel may not start before the kernel before this one has ended
@@ -145,7 +146,10 @@ __device__ __forceinline__ void take_roots(const Arguments& a, float* roots, u32
 // The first of a warpgroup's rows.
 __device__ __forceinline__ int first_row() { return OWN_ROWS < ROWS ? threadIdx.x / 128 * OWN_ROWS : 0; }
 
-// Where a thread's results of a chunk belong: OUTPUTS of one row.
+// The block of a tile's outputs that a warpgroup has.
+__device__ __forceinline__ int own_block() { return OWN_ROWS < ROWS ? 0 : threadIdx.x / 128; }
+
+// Where a thread's results of a chunk belong: VECTOR neighbours from `output` on, and from each SPACING further.
 struct Place {
     int row, output;
     u32 at;  // the first of them in a matrix of `outputs` columns, which has few rows
@@ -153,43 +157,26 @@ struct Place {
 };
 
 __device__ __forceinline__ Place place_of(const Arguments& a, u32 tile, int chunk) {
-    const int lane = threadIdx.x % 32, warp = OWN_ROWS < ROWS ? threadIdx.x / 32 % 4 : threadIdx.x / 32;
+    const int thread = threadIdx.x % 128;
     Place place;
-    place.row = first_row() + CHUNK * chunk + lane % CHUNK;
-    place.output = tile * TILE_OUTPUTS + (KIND == 1 ? 8 : 16) * warp + lane / CHUNK * OUTPUTS;
+    place.row = first_row() + CHUNK * chunk + thread / LANES;
+    place.output = tile * TILE_OUTPUTS + (KIND == 1 ? 32 : 64) * own_block() + thread % LANES * VECTOR;
     place.at = place.row * a.outputs + place.output;
-    place.live = place.row < a.rows && place.output < a.outputs;
+    place.live = place.row < a.rows;
     return place;
 }
 
-// COUNT neighbouring numbers as vectors of 16 bytes or fewer, all of them inside of a matrix.
-template <int COUNT>
-__device__ __forceinline__ void load_floats(float (&values)[COUNT], const float* source) {
-    if constexpr (COUNT % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < COUNT; i += 4) *(float4*)(values + i) = __ldcg((const float4*)(source + i));
-    } else {
-        *(float2*)values = __ldcg((const float2*)source);
-    }
-}
+// How far a thread's c-th result lies behind its first.
+__device__ __forceinline__ int behind(int c) { return c / VECTOR * SPACING + c % VECTOR; }
+
+__device__ __forceinline__ bool is_inside(const Arguments& a, const Place& place, int c) { return place.live && place.output + behind(c) < a.outputs; }
 
 template <int COUNT>
-__device__ __forceinline__ void store_floats(float* target, const float (&values)[COUNT]) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i += 4) *(float4*)(target + i) = *(const float4*)(values + i);
-}
-
-template <int COUNT>
-__device__ __forceinline__ void store_bf16(u16* target, const float (&values)[COUNT]) {
-    u32 words[COUNT / 2];
-#pragma unroll
-    for (int i = 0; i < COUNT / 2; ++i) words[i] = pack_bf16(values[2 * i], values[2 * i + 1]);
-    if constexpr (COUNT == 8)
-        *(uint4*)target = make_uint4(words[0], words[1], words[2], words[3]);
-    else if constexpr (COUNT == 4)
-        *(uint2*)target = make_uint2(words[0], words[1]);
+__device__ __forceinline__ void load_vector(float* values, const float* source) {
+    if constexpr (COUNT == 4)
+        *(float4*)values = __ldcg((const float4*)source);
     else
-        *(u32*)target = words[0];
+        *(float2*)values = __ldcg((const float2*)source);
 }
 
 // The stream's numbers that a thread's results are added to, of its chunks `first`, `first` + CLUSTER, ...: all requested before the first is used.
@@ -198,11 +185,13 @@ __device__ __forceinline__ void load_stream(const Arguments& a, u32 tile, int fi
     for (int i = 0; i < STREAMED; ++i) {
         const Place place = place_of(a, tile, first + i * CLUSTER);
         const float* source = a.stream + place.at;
-        if (WHOLE && place.live) {
-            load_floats(stream[i], source);
-        } else {
 #pragma unroll
-            for (int c = 0; c < OUTPUTS; ++c) stream[i][c] = place.live && place.output + c < a.outputs ? __ldcg(source + c) : 0.f;
+        for (int c = 0; c < OUTPUTS; c += WHOLE ? VECTOR : 1) {
+            if (WHOLE && is_inside(a, place, c))
+                load_vector<VECTOR>(stream[i] + c, source + behind(c));
+            else
+#pragma unroll
+                for (int j = c; j < c + (WHOLE ? VECTOR : 1); ++j) stream[i][j] = is_inside(a, place, j) ? __ldcg(source + behind(j)) : 0.f;
         }
     }
 }
@@ -248,66 +237,70 @@ struct Best {
     u64 keys[KIND == 4 ? CHUNKS : 1];
 };
 
-__device__ __forceinline__ void keep_best(u64& key, const float (&values)[OUTPUTS], const Place& place, int outputs) {
+__device__ __forceinline__ void keep_best(const Arguments& a, const Place& place, const float (&values)[OUTPUTS], u64& key) {
     float best = ranked(values[0]);
     int at = 0;
 #pragma unroll
     for (int c = 1; c < OUTPUTS; ++c)
-        if (place.output + c < outputs && ranked(values[c]) > best) best = ranked(values[c]), at = c;
-    if (place.live) key = max(key, choice_key(best, place.output + at));
+        if (is_inside(a, place, c) && ranked(values[c]) > best) best = ranked(values[c]), at = behind(c);
+    if (is_inside(a, place, 0)) key = max(key, choice_key(best, place.output + at));
 }
 
 // A block's largest result of each row to those of the others. `chosen` [ROWS] was zero when the block began.
 __device__ __forceinline__ void tell_best(const Arguments& a, Best& best, u64* chosen) {
-    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const int row = first_row() + CHUNK * chunk + lane;
+        const int row = first_row() + CHUNK * chunk + threadIdx.x % 128 / LANES;
         u64 key = best.keys[KIND == 4 ? chunk : 0];
 #pragma unroll
-        for (int offset = CHUNK; offset < 32; offset *= 2) key = max(key, __shfl_xor_sync(0xffffffff, key, offset));
-        if (lane < CHUNK && row < a.rows) atomicMax(chosen + row, key);
+        for (int offset = 1; offset < LANES; offset *= 2) key = max(key, __shfl_xor_sync(0xffffffff, key, offset));
+        if (threadIdx.x % LANES == 0 && row < a.rows) atomicMax(chosen + row, key);
     }
     sync_threads(1, CONSUMERS);
     for (int row = threadIdx.x; row < a.rows; row += CONSUMERS)
         if (chosen[row]) atomicMax((u64*)a.output + row, chosen[row]);
 }
 
-// A warp's sums of a chunk, by rows: a thread's results in `values`, and what gates them in `gates` of a gated layer.
+// A warpgroup's sums of a chunk, by rows: a thread's results in `values`, and what gates them in `gates` of a gated layer.
 __device__ __forceinline__ void turn(float* staged, const float* sums, float (&values)[OUTPUTS], float (&gates)[OUTPUTS]) {
-    const int lane = threadIdx.x % 32;
+    const int thread = threadIdx.x % 128, lane = thread % 32, barrier = 2 + threadIdx.x / 128;
+    float* target = staged + 2 * (lane % 4) * PITCH + thread / 32 * 16 + lane / 4;
 #pragma unroll
-    for (int i = 0; i < PART; ++i) staged[(i / 4 * 8 + 2 * (lane % 4) + i % 2) * PITCH + lane / 4 + i % 4 / 2 * 8] = sums[i];
-    __syncwarp();
-    const float* source = staged + lane % CHUNK * PITCH + lane / CHUNK * OUTPUTS;
-    if constexpr (OUTPUTS % 4 == 0) {
-#pragma unroll
-        for (int c = 0; c < OUTPUTS; c += 4) {
-            *(float4*)(values + c) = *(const float4*)(source + (KIND == 1 ? 8 : 0) + c);
-            if (KIND == 1) *(float4*)(gates + c) = *(const float4*)(source + c);
+    for (int i = 0; i < PART; ++i) target[(i / 4 * 8 + i % 2) * PITCH + i % 4 / 2 * 8] = sums[i];
+    sync_threads(barrier, 128);
+    const float* source = staged + thread / LANES * PITCH;
+    if constexpr (KIND == 1) {
+        const int result = thread % LANES * OUTPUTS, column = result / 8 * 16 + result % 8;  // eight gates, their eight values, ...
+        if constexpr (OUTPUTS == 4) {
+            *(float4*)gates = *(const float4*)(source + column);
+            *(float4*)values = *(const float4*)(source + column + 8);
+        } else {
+            *(float2*)gates = *(const float2*)(source + column);
+            *(float2*)values = *(const float2*)(source + column + 8);
         }
     } else {
-        *(float2*)values = *(const float2*)(source + 8);
-        *(float2*)gates = *(const float2*)source;
+#pragma unroll
+        for (int c = 0; c < OUTPUTS; c += 4) *(float4*)(values + c) = *(const float4*)(source + thread % LANES * 4 + behind(c));
     }
-    __syncwarp();
+    sync_threads(barrier, 128);
 }
 
 // Add the stream and leave the sum there; gives the sum times the norm's weights, and its squares' sum.
 __device__ __forceinline__ float add_stream(const Arguments& a, const Place& place, float (&values)[OUTPUTS], const float (&stream)[OUTPUTS], const float (&gains)[OUTPUTS]) {
     float square = 0.f;
-    float* target = a.stream + place.at;
 #pragma unroll
     for (int c = 0; c < OUTPUTS; ++c) {
-        values[c] = place.output + c < a.outputs ? values[c] + stream[c] : 0.f;
+        values[c] = is_inside(a, place, c) ? values[c] + stream[c] : 0.f;
         square += values[c] * values[c];
     }
-    if (WHOLE && place.live) {
-        if constexpr (OUTPUTS % 4 == 0) store_floats(target, values);
-    } else {
 #pragma unroll
-        for (int c = 0; c < OUTPUTS; ++c)
-            if (place.live && place.output + c < a.outputs) target[c] = values[c];
+    for (int c = 0; c < OUTPUTS; c += WHOLE ? VECTOR : 1) {
+        float* target = a.stream + place.at + behind(c);
+        if (!is_inside(a, place, c)) continue;
+        if constexpr (WHOLE && VECTOR == 4)
+            *(float4*)target = *(const float4*)(values + c);
+        else
+            *target = values[c];
     }
 #pragma unroll
     for (int c = 0; c < OUTPUTS; ++c) values[c] *= gains[c];
@@ -315,21 +308,20 @@ __device__ __forceinline__ float add_stream(const Arguments& a, const Place& pla
 }
 
 __device__ __forceinline__ void store_results(const Arguments& a, const Place& place, const float (&values)[OUTPUTS]) {
-    if (!place.live) return;
-    if (WHOLE) {
-        if constexpr (KIND == 3)
-            store_floats((float*)a.output + place.at, values);
-        else
-            store_bf16((u16*)a.output + place.at, values);
-        return;
-    }
 #pragma unroll
-    for (int c = 0; c < OUTPUTS; ++c) {
-        if (place.output + c >= a.outputs) continue;
-        if (KIND == 3)
-            ((float*)a.output)[place.at + c] = values[c];
+    for (int c = 0; c < OUTPUTS; c += WHOLE ? VECTOR : 1) {
+        if (!is_inside(a, place, c)) continue;
+        const u32 at = place.at + behind(c);
+        if constexpr (KIND == 3 && WHOLE)
+            *(float4*)((float*)a.output + at) = *(const float4*)(values + c);
+        else if constexpr (KIND == 3)
+            ((float*)a.output)[at] = values[c];
+        else if constexpr (WHOLE && VECTOR == 4)
+            *(uint2*)((u16*)a.output + at) = make_uint2(pack_bf16(values[c], values[c + 1]), pack_bf16(values[c + 2], values[c + 3]));
+        else if constexpr (WHOLE)
+            *(u32*)((u16*)a.output + at) = pack_bf16(values[c], values[c + 1]);
         else
-            ((u16*)a.output)[place.at + c] = to_bf16(values[c]);
+            ((u16*)a.output)[at] = to_bf16(values[c]);
     }
 }
 
@@ -343,15 +335,15 @@ __device__ __forceinline__ Columns load_columns(const Arguments& a, u32 tile) {
     const int output = place_of(a, tile, 0).output;
 #pragma unroll
     for (int c = 0; c < OUTPUTS; ++c) {
-        columns.gains[c] = KIND == 2 && output + c < a.outputs ? __ldg(a.gain + output + c) : 0.f;
-        columns.biases[c] = BIASED && output + c < a.outputs ? from_bf16(a.bias[output + c]) : 0.f;
+        const bool inside = output + behind(c) < a.outputs;
+        columns.gains[c] = KIND == 2 && inside ? __ldg(a.gain + output + behind(c)) : 0.f;
+        columns.biases[c] = BIASED && inside ? from_bf16(a.bias[output + behind(c)]) : 0.f;
     }
     return columns;
 }
 
 // What becomes of the sums of a tile, for the chunks of rows that are this block's.
-__device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], float (&stream)[STREAMED][OUTPUTS], const Columns& columns, const float* roots, float* staged, float* squares, Best& best, u32 rank) {
-    const int lane = threadIdx.x % 32, warp = OWN_ROWS < ROWS ? threadIdx.x / 32 % 4 : threadIdx.x / 32;
+__device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sums)[SUMS], float (&stream)[STREAMED][OUTPUTS], const Columns& columns, const float* roots, float* staged, Best& best, u32 rank) {
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
         if (CLUSTER > 1 && chunk % CLUSTER != rank) continue;
@@ -359,7 +351,7 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
         const Place place = place_of(a, tile, chunk);
         if (KIND == 2 && !EARLY && number % STREAMED == 0) load_stream(a, tile, chunk, stream);
         float values[OUTPUTS], gates[OUTPUTS];
-        turn(staged + threadIdx.x / 32 * (CHUNK * PITCH), sums + PART * chunk, values, gates);
+        turn(staged + threadIdx.x / 128 * (CHUNK * PITCH), sums + PART * chunk, values, gates);
         const float root = SCALED ? roots[place.row] : 1.f;
 #pragma unroll
         for (int c = 0; c < OUTPUTS; ++c) {
@@ -376,27 +368,17 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
         if (KIND == 2) {
             float square = add_stream(a, place, values, stream[number % STREAMED], columns.gains);
 #pragma unroll
-            for (int offset = CHUNK; offset < 32; offset *= 2) square += __shfl_xor_sync(0xffffffff, square, offset);
-            if (lane < CHUNK) squares[warp * ROWS + place.row] = square;
+            for (int offset = 1; offset < LANES; offset *= 2) square += __shfl_xor_sync(0xffffffff, square, offset);
+            if (threadIdx.x % LANES == 0 && place.live) a.squares_out[(tile * BLOCKS + own_block()) * a.rows + place.row] = square;
         }
         if (KIND == 4)
-            keep_best(best.keys[KIND == 4 ? chunk : 0], values, place, a.outputs);
+            keep_best(a, place, values, best.keys[KIND == 4 ? chunk : 0]);
         else
             store_results(a, place, values);
     }
-    if (KIND == 2) {
-        sync_threads(1, CONSUMERS);
-        for (int row = threadIdx.x; row < a.rows; row += CONSUMERS) {
-            if (CLUSTER > 1 && row % OWN_ROWS / CHUNK % CLUSTER != rank) continue;
-            float sum = 0.f;
-#pragma unroll
-            for (int w = 0; w < SQUARING_WARPS; ++w) sum += squares[w * ROWS + row];
-            a.squares_out[tile * a.rows + row] = sum;
-        }
-    }
 }
 
-__device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* staged, float* squares, u64* chosen) {
+__device__ __forceinline__ void consume(const Arguments& a, const Share& share, u32 stages, u32 full, u32 empty, u32 ready, u32 given, float4* exchange, const float* roots, float* staged, u64* chosen) {
     const int thread = threadIdx.x;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
     float sums[SUMS], stream[STREAMED][OUTPUTS];
@@ -425,7 +407,7 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
         if (thread % 32 == 0) barrier_arrive(empty + 8 * ((turn - 1) % STAGES));
         if (CLUSTER > 1) join(sums, exchange, given, rank);
         if (SCALED && done == 0) barrier_wait(ready, 0);
-        finish(a, tile, sums, stream, columns, roots, staged, squares + done % SQUARES * (SQUARING_WARPS * ROWS), best, rank);
+        finish(a, tile, sums, stream, columns, roots, staged, best, rank);
     }
     if (KIND == 4) tell_best(a, best, chosen);
 }
@@ -433,8 +415,8 @@ __device__ __forceinline__ void consume(const Arguments& a, const Share& share, 
 extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     skinny(const __grid_constant__ TensorMap weight, const __grid_constant__ TensorMap input, const __grid_constant__ Arguments a) {
     extern __shared__ u8 shared[];
-    __shared__ float roots[ROWS], squares[KIND == 2 ? SQUARES * SQUARING_WARPS * ROWS : 1];
-    __shared__ __align__(16) float staged[CONSUMERS / 32 * CHUNK * PITCH];
+    __shared__ float roots[ROWS];
+    __shared__ __align__(16) float staged[GROUPS * CHUNK * PITCH];
     __shared__ u64 barriers[2 * STAGES + 2];
     __shared__ float4 exchange[EXCHANGED];
     __shared__ u64 chosen[KIND == 4 ? ROWS : 1];
@@ -473,5 +455,5 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     }
     wait_for_kernel_before();
     if (a.late) let_next_kernel_start();
-    consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, staged, squares, chosen);
+    consume(a, share, shared_address(memory), full, empty, ready, given, exchange, roots, staged, chosen);
 }
