@@ -81,8 +81,7 @@ def serve(channel: Channel, config: EngineConfig) -> int:
         voice = Voice(channel, StepTime(engine.loop.meter, on_cpu=engine.info.device == "cpu", window=_window(engine)))
         if engine.info.device != "cpu":
             _announce_compilations(voice)
-        gc.collect()  # after Ready, for it takes a moment; then the collector never walks through torch and the model again
-        gc.freeze()
+        _freeze()  # after Ready, for it takes a moment
         try:
             _turn(voice, engine)
         finally:
@@ -150,6 +149,8 @@ def _turn(voice: Voice, engine: Engine) -> None:
         if prepares and not (messages or loop.has_work):
             voice.expect(PREPARE_S, "getting ready for more requests")
             prepares = engine.prepare()  # a piece at a time: whoever comes meanwhile is served first
+            if not prepares:
+                _freeze()  # what was captured and compiled, too
         elif not (messages or loop.has_work or engine.measured):
             voice.expect(MEASURE_S, "measuring the machine")
             engine.measure()  # once in a machine's life, and never while a request waits
@@ -170,6 +171,12 @@ def _turn(voice: Voice, engine: Engine) -> None:
         if loop.failed_steps:
             _check_device(engine)
     loop.close()
+
+
+def _freeze() -> None:
+    """The collector never walks through what there is now again: through torch and the model that takes a tenth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def _check_device(engine: Engine) -> None:
