@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -138,7 +138,13 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     info = _info(checkpoint, resolved, accounts, stages)
     rest = warm_up_rest(runner, **_warm_up_sizes(resolved, checkpoint.shape.vocab_size))
     probe = functools.partial(_call, thread, measure, machine, info.device)
-    return Engine(loop, info, checkpoint, probe, keeper, lambda: next(rest, False))
+    return Engine(loop, info, checkpoint, probe, keeper, functools.partial(_prepare, rest, runner))
+
+
+def _prepare(rest: Iterator[bool], runner: Runner) -> bool:
+    """One more piece of the `rest`; behind it, of what was asked for since."""
+    more = next(rest, None)
+    return runner.prepare() if more is None else more
 
 
 def _call(thread: TorchThread | None, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

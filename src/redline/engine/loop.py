@@ -87,6 +87,11 @@ class Loop:
         return self._in_flight is not None and self._in_flight.ended()
 
     @property
+    def unprepared(self) -> bool:
+        """Whether steps were asked for that wait for an idle moment to be captured."""
+        return self._runner.unprepared
+
+    @property
     def started(self) -> list[str]:
         """The requests that the last call of `step` took out of the queue."""
         return self._scheduler.started

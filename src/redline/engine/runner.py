@@ -143,6 +143,11 @@ class Runner:
             self._masks = torch.empty(shape, dtype=torch.int32, pin_memory=self._table.is_cuda)
         return self._masks[:rows].numpy()
 
+    @property
+    def unprepared(self) -> bool:
+        """Whether `prepare` would capture something."""
+        return self._graphs is not None and self._graphs.unprepared
+
     def prepare(self) -> bool:
         """Capture one more size of decode step, with nothing in flight; whether there are more to come."""
         return self._graphs is not None and self._graphs.prepare()

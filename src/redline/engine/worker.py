@@ -154,6 +154,9 @@ def _turn(voice: Voice, engine: Engine) -> None:
         elif not (messages or loop.has_work or engine.measured):
             voice.expect(MEASURE_S, "measuring the machine")
             engine.measure()  # once in a machine's life, and never while a request waits
+        elif not (messages or loop.has_work) and loop.unprepared:
+            voice.expect(PREPARE_S, "capturing a step that was asked for")
+            engine.prepare()  # after a second without a request: the next one may not be far
         started: list[str] = []
         if loop.has_work:
             voice.step(loop)

@@ -47,6 +47,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are captured at their first step."""
     monkeypatch.setattr(graphs_module, "WANTED_EAGER", 1)
     monkeypatch.setattr(graphs_module, "WANTED_COVERED", 1)
+    monkeypatch.setattr(graphs_module, "PATIENCE", 1)
 
 
 def make(device: str, **options: object) -> LLM:
@@ -183,6 +184,18 @@ def test_idle_moments_capture_the_common_sizes(captures: None, device: str) -> N
         else:
             raise AssertionError("never ready")
         assert counters(llm)["graphs_captured"] >= 3 * len([1, 2, 4, 8])
+
+
+def test_whoever_is_answered_does_not_wait_for_a_capture(step: Step) -> None:
+    """A size that was asked for is captured in the next idle moment; in the midst of work only once it was asked for often, for there may be none."""
+    graphs, chunk = step.graphs, graphs_module.WANTED_EAGER
+    graphs._graphs.clear()
+    assert not graphs.unprepared
+    assert all(graphs.take(2, LENGTH, "greedy") is None for _ in range(chunk))
+    assert graphs.unprepared and not graphs._graphs
+    assert not graphs.prepare() and graphs.take(2, LENGTH, "greedy") is not None
+    found = [graphs.take(1, LENGTH, "logits") for _ in range(graphs_module.PATIENCE * chunk)]
+    assert found[-1] is not None and not any(found[:-1])
 
 
 def test_what_cannot_be_captured_runs_op_by_op(monkeypatch: pytest.MonkeyPatch, eager: None) -> None:

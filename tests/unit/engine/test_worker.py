@@ -171,6 +171,36 @@ def test_an_idle_engine_keeps_what_steps_took(wire: tuple[Channel, Channel]) -> 
     assert kept == ["idle"]
 
 
+def test_what_was_asked_for_is_captured_after_a_second_of_silence(
+    wire: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at once: the next request of somebody who has just been answered would wait for it."""
+    monkeypatch.setattr("redline.engine.worker.STATS_EVERY_S", 0.05)
+    captured: list[float] = []
+
+    def prepare() -> bool:
+        captured.append(time.monotonic())
+        if len(captured) == 2:
+            loop.unprepared = False
+            wire[1].send(Stop(drain=True))
+        return False
+
+    loop = SimpleNamespace(
+        has_work=False,
+        started=[],
+        failed_steps=0,
+        stats=Stats(),
+        take=list,
+        check=lambda: None,
+        close=lambda: None,
+        unprepared=True,
+    )
+    info, keeper = SimpleNamespace(device="cpu"), SimpleNamespace(idle=lambda: None)
+    engine = SimpleNamespace(loop=loop, measured=True, info=info, prepare=prepare, keeper=keeper)
+    _turn(Voice(wire[0], cast(StepTime, Predicted(0.0))), cast("Engine", engine))
+    assert len(captured) == 2 and captured[1] - captured[0] >= 0.04
+
+
 def test_an_engine_whose_steps_all_fail_ends(wire: tuple[Channel, Channel]) -> None:
     """A lost device fails every step for ever, and only a new process helps; one bad request fails a few."""
     loop = SteppingLoop(fails=True)
