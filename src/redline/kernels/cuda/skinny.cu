@@ -357,7 +357,7 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
         for (int c = 0; c < OUTPUTS; ++c) {
             values[c] *= root;
             if (BIASED) values[c] += columns.biases[c];
-            gates[c] *= root;
+            if (KIND == 1) gates[c] *= root;
         }
         if (KIND == 1) {
 #pragma unroll
