@@ -338,14 +338,15 @@ class StepGraphs:
 
 
 def common_sizes(rows: list[int], contexts: list[int], prompts: list[int]) -> list[Size]:
-    """What most traffic meets, in the order of capture: one sequence first, its prompt and its answer; then powers of two,
-    short contexts. Of prompts, kinds that cover the others, the longest first: the others fit into its memory."""
+    """What most traffic meets, in the order of capture: one sequence first, its prompt and its answer, longer ones too; then powers of two, short contexts
+    before the next longer. Of prompts and longer contexts, kinds that cover the others. The longest prompts first: the others fit into their memory."""
     powers = [count for count in rows if count & (count - 1) == 0 or count == rows[-1]]
     kinds: tuple[Kind, ...] = ("greedy", "random", "truncated")
     ways: tuple[Kind, ...] = ("greedy", "truncated")
     decodes = [Size(count, contexts[0], kind) for count in powers for kind in kinds]
     prefills = [Size(1, contexts[-1], kind, tokens) for kind in ways for tokens in reversed(prompts)]
-    return [*decodes[: len(kinds)], *prefills, *decodes[len(kinds) :]]
+    longer = [Size(count, context, kind) for context in contexts[1:2] for count in powers for kind in ways]
+    return [*decodes[: len(kinds)], *prefills, *longer[: len(ways)], *decodes[len(kinds) :], *longer[len(ways) :]]
 
 
 def _choice(rows: Rows | Prompt, kind: Kind) -> SampleBatch:

@@ -17,7 +17,16 @@ from redline.engine import graphs as graphs_module
 from redline.engine.batch import BatchFiller
 from redline.engine.draft import Entry, Plan
 from redline.engine.grammar import of_regex
-from redline.engine.graphs import PROMPTS, Size, StepGraphs, common_sizes, context_buckets, prompt_buckets, row_buckets
+from redline.engine.graphs import (
+    MOST_GRAPHS,
+    PROMPTS,
+    Size,
+    StepGraphs,
+    common_sizes,
+    context_buckets,
+    prompt_buckets,
+    row_buckets,
+)
 from redline.engine.request import Sequence
 from redline.kernels import decode_step, prompt_step
 from redline.kernels.skinny import Chosen, keys_of
@@ -221,7 +230,13 @@ def test_buckets() -> None:
     kinds = ("greedy", "random", "truncated")
     prompts = [Size(1, 2000, kind, tokens) for kind in ("greedy", "truncated") for tokens in (32, 16)]
     decodes = [Size(n, 70, kind) for n in (2, 3) for kind in kinds]
-    assert common_sizes([1, 2, 3], [70, 2000], [16, 32]) == [*(Size(1, 70, kind) for kind in kinds), *prompts, *decodes]
+    one, *longer = ([Size(n, 2000, kind) for kind in ("greedy", "truncated")] for n in (1, 2, 3))
+    found = common_sizes([1, 2, 3], [70, 2000, 9000], [16, 32])
+    prompts = [size._replace(context=9000) for size in prompts]
+    assert found == [*(Size(1, 70, kind) for kind in kinds), *prompts, *one, *decodes, *longer[0], *longer[1]]
+    assert len(common_sizes([1, 2, 3], [70], [16])) == 11, "nothing is longer"
+    every = common_sizes(row_buckets(512), context_buckets(1 << 20), list(PROMPTS))
+    assert len(set(every)) == len(every) <= MOST_GRAPHS, "some are left for what is asked for"
 
 
 def test_prompt_buckets() -> None:
