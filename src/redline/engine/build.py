@@ -95,8 +95,8 @@ def silent(stage: str, percent: float) -> None:
     """Progress that nobody wants to hear of."""
 
 
-def build(config: EngineConfig, progress: Progress = silent) -> Engine:
-    """Load `config.model.model` and make it ready.
+def build(config: EngineConfig, progress: Progress = silent, *, has_idle_moments: bool = False) -> Engine:
+    """Load `config.model.model` and make it ready. `has_idle_moments`: `Engine.prepare` is called whenever there is nothing to do for a while.
 
     Raises NotFound, CheckpointError, ConfigError or DoesNotFit with what to change; nothing stays allocated then.
     """
@@ -118,7 +118,7 @@ def build(config: EngineConfig, progress: Progress = silent) -> Engine:
     thread = TorchThread(resolved.config.device.num_threads or 1) if on_cpu else None
     try:
         with compiled.prepared(torch.device(resolved.config.device.device)):
-            runner = _call(thread, _load_runner, checkpoint, resolved, thread, stages)
+            runner = _call(thread, _load_runner, checkpoint, resolved, thread, stages, has_idle_moments)
             stages(WARMING, 95)
         warm_up(runner, **_warm_up_sizes(resolved, checkpoint.shape.vocab_size))
     except BaseException:
@@ -195,7 +195,9 @@ def _load_model(checkpoint: Checkpoint, resolved: Resolved, device: torch.device
     return model
 
 
-def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread | None, progress: Progress) -> Runner:
+def _load_runner(
+    checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread | None, progress: Progress, has_idle_moments: bool
+) -> Runner:
     """Everything that lies on the device: weights, KV pages, the token table."""
     config = resolved.config
     device = torch.device(config.device.device)
@@ -209,7 +211,7 @@ def _load_runner(checkpoint: Checkpoint, resolved: Resolved, thread: TorchThread
         _set_aside(resolved.memory.workspace.step, device)
     capture, graphs = _capture(checkpoint.shape, resolved, thread), None
     if capture is not None:
-        graphs = StepGraphs(model, cache, table, capture, num_rows=rows, max_model_len=length)
+        graphs = StepGraphs(model, cache, table, capture, num_rows=rows, max_model_len=length, has_idle_moments=has_idle_moments)
     filler = BatchFiller(
         max_num_seqs=rows,
         max_model_len=length,

@@ -6,8 +6,8 @@ are padded up to a bucket, and so is the bound on their contexts, which only siz
 chunk of one, is captured in the same way, padded to a bucket of tokens (kernels/prompt_step.py): its kernels take less time
 than the host takes to launch them. Its context can have any length.
 
-A size is captured in an idle moment (`prepare`), those first that were asked for a few times, or in the midst of work once that was often; until
-then a larger one serves, or the step is run op by op. What cannot be captured stays op by op, is counted and is logged. How to capture is given by the
+A size is captured in an idle moment (`prepare`), those first that were asked for a few times, or in the midst of work: after those few times where no
+idle moments come, later where they do. Until then a larger one serves, or the step is run op by op. What cannot be captured stays op by op, is counted and is logged. How to capture is given by the
 caller (`CudaCapture`), so that a CPU can stand in for a graph by running the step again. Knows nothing of requests.
 Open `StepGraphs.take` first. Shapes: as in kernels/decode_step.py.
 """
@@ -70,7 +70,8 @@ PROMPTS = (16, 32, 64, 128, 192, 256, 384, 512, 768, PROMPT_TOKENS)
 WANTED_EAGER = 4  # steps of a size without any graph that fits, before it is captured
 WANTED_COVERED = 64  # the same where a larger one has served
 PATIENCE = 16
-"""Times as many steps, where there are idle moments to capture in: a capture takes a tenth of a second and more, in which whoever is being answered waits."""
+"""Times as many steps before a size is captured in the midst of work, where idle moments come: a capture takes a tenth of a second and more, in which
+whoever is being answered waits."""
 MOST_PADDING = 4  # a graph of more than so many times the rows or tokens serves nobody: most of its work would be padding
 MOST_FAILURES = 3  # sizes that could not be captured; then nothing is captured any more
 TIMED = 3  # replays of what is timed
@@ -126,11 +127,20 @@ def prompt_buckets(most: int) -> list[int]:
 class StepGraphs:
     """The captured steps of one model on one device, and the memory at fixed addresses that they share.
 
-    `table` is the token table, int32 [num_rows + 1, positions]; its last row is for padding. Not thread-safe.
+    `table` is the token table, int32 [num_rows + 1, positions]; its last row is for padding. `has_idle_moments`: `prepare` is
+    called whenever there has been nothing to do for a while. Not thread-safe.
     """
 
     def __init__(
-        self, model: Model, cache: KVCache, table: torch.Tensor, capture: Capture, *, num_rows: int, max_model_len: int
+        self,
+        model: Model,
+        cache: KVCache,
+        table: torch.Tensor,
+        capture: Capture,
+        *,
+        num_rows: int,
+        max_model_len: int,
+        has_idle_moments: bool = False,
     ) -> None:
         device = table.device
         self._model = model
@@ -157,7 +167,7 @@ class StepGraphs:
         self._failed: set[Size] = set()
         self._wanted: Counter[Size] = Counter()
         self._common = common_sizes(self._rows, self._contexts, self._prompts)
-        self._has_idle_moments = False
+        self._has_idle_moments = has_idle_moments
         self._taken = 0  # steps
         self._count = 0  # what `_step` will be when all that was launched has ended
         self._steps = 0  # that ran
@@ -194,12 +204,11 @@ class StepGraphs:
 
     @property
     def unprepared(self) -> bool:
-        """Whether `prepare` would capture something."""
+        """Whether there are sizes for `prepare` to look at."""
         return bool(self._common)
 
     def prepare(self) -> bool:
         """Capture the next of the common sizes, or of those that were asked for, in an idle moment; whether there are more."""
-        self._has_idle_moments = True
         while self._common:
             size = self._common.pop(0)
             if size not in self._graphs and self._may_capture(size):

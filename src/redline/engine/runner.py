@@ -145,7 +145,7 @@ class Runner:
 
     @property
     def unprepared(self) -> bool:
-        """Whether `prepare` would capture something."""
+        """Whether there are sizes for `prepare` to look at."""
         return self._graphs is not None and self._graphs.unprepared
 
     def prepare(self) -> bool:

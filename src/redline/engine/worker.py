@@ -76,7 +76,7 @@ def serve(channel: Channel, config: EngineConfig) -> int:
             # Torch loads here, after the socket is known to work, so that a wrong call costs nothing.
             from redline.engine.build import build
 
-            engine = build(config, stages)
+            engine = build(config, stages, has_idle_moments=True)
         channel.send(Ready(engine.info))
         voice = Voice(channel, StepTime(engine.loop.meter, on_cpu=engine.info.device == "cpu", window=_window(engine)))
         if engine.info.device != "cpu":

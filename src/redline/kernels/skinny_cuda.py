@@ -41,16 +41,19 @@ class Form:
         return max(2, self.blocks) if self.rows > 64 else 1
 
     @property
+    def own_rows(self) -> int:
+        """Of a warpgroup, which has all rows of its outputs or shares the only ones with another."""
+        return self.rows // 2 if self.groups > self.blocks else self.rows
+
+    @property
     def chunk(self) -> int:
         """Rows that a warpgroup finishes at a time."""
-        own_rows = self.rows // 2 if self.groups > self.blocks else self.rows
-        return 8 if own_rows % 16 or self.cluster > 2 else 16
+        return 8 if self.own_rows % 16 or self.cluster > 2 else 16
 
     @property
     def exchanged_bytes(self) -> int:
         """What the blocks of a cluster send to one of them: sums of the chunks that it finishes."""
-        own_rows = self.rows // 2 if self.groups > self.blocks else self.rows
-        own_chunks = ceil_div(own_rows // self.chunk, self.cluster)
+        own_chunks = ceil_div(self.own_rows // self.chunk, self.cluster)
         return (self.cluster - 1) * own_chunks * self.chunk // 2 * 128 * self.groups * 4
 
     @property

@@ -34,10 +34,13 @@ def test_a_start_that_fails_says_why() -> None:
 
 
 def test_a_server_is_loaded_over_http() -> None:
-    asked = serve.Asked((20.0,), 0.5, load.Fixed(8, 6), first=(16,), repeats=2, ttft_s=10.0, itl_s=10.0)
+    """Single prompts of several sizes, in turns: what becomes of one that is too long is told of no other."""
+    asked = serve.Asked((20.0,), 0.5, load.Fixed(8, 6), first=(16, 300, 8), repeats=2, ttft_s=10.0, itl_s=10.0)
     document = serve.measure(MODEL, ENGINE, asked, SILENT, url=None, rates=Rates(read_gb_s=20.0))
-    first, loaded = document["rows"]
-    assert first["prompt"] == 16 and first["first_ms"] > 0 and len(first["samples_ms"]) == 2
+    first, long, short, loaded = document["rows"]
+    assert (first["prompt"], long["prompt"], short["prompt"]) == (16, 300, 8)
+    assert all(row["first_ms"] > 0 and len(row["samples_ms"]) == 2 and not row["failures"] for row in (first, short))
+    assert sum(long["failures"].values()) == 2 and not long["samples_ms"]
     assert loaded["failed"] == 0 and loaded["good_share"] == 1.0
     assert loaded["requests"] >= 1 and loaded["ttft_ms"]["p50"] > 0
     assert document["ready_s"] > 0

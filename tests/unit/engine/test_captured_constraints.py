@@ -16,7 +16,6 @@ def captured() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "WANTED_EAGER", 1)
         patch.setattr(graphs, "WANTED_COVERED", 1)
-        patch.setattr(graphs, "PATIENCE", 1)
         made = use_graphs(patch)
         yield
         assert any(capture.captures for capture in made)

@@ -262,7 +262,7 @@ __device__ __forceinline__ void tell_best(const Arguments& a, Best& best, u64* c
 }
 
 // A warpgroup's sums of a chunk, by rows: a thread's results in `values`, and what gates them in `gates` of a gated layer.
-__device__ __forceinline__ void turn(float* staged, const float* sums, float (&values)[OUTPUTS], float (&gates)[OUTPUTS]) {
+__device__ __forceinline__ void transpose(float* staged, const float* sums, float (&values)[OUTPUTS], float (&gates)[OUTPUTS]) {
     const int thread = threadIdx.x % 128, lane = thread % 32, barrier = 2 + threadIdx.x / 128;
     float* target = staged + 2 * (lane % 4) * PITCH + thread / 32 * 16 + lane / 4;
 #pragma unroll
@@ -351,7 +351,7 @@ __device__ __forceinline__ void finish(const Arguments& a, u32 tile, float (&sum
         const Place place = place_of(a, tile, chunk);
         if (KIND == 2 && !EARLY && number % STREAMED == 0) load_stream(a, tile, chunk, stream);
         float values[OUTPUTS], gates[OUTPUTS];
-        turn(staged + threadIdx.x / 128 * (CHUNK * PITCH), sums + PART * chunk, values, gates);
+        transpose(staged + threadIdx.x / 128 * (CHUNK * PITCH), sums + PART * chunk, values, gates);
         const float root = SCALED ? roots[place.row] : 1.f;
 #pragma unroll
         for (int c = 0; c < OUTPUTS; ++c) {
