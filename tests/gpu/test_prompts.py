@@ -75,6 +75,42 @@ def test_own_kernel(heads: tuple[int, int, int], start: int, count: int, length:
     assert (found[:start] == 7).all() and (found[rows - 3 :] == 7).all() and torch.equal(found, again)
 
 
+CHUNKS = [
+    [(128, 128)],
+    [(17, 17)],
+    [(100, 1000)],
+    [(512, 512)],
+    [(300, 5000), (64, 64), (129, 257), (33, 160)],
+    [(700, 700), (20, 4100), (31, 95)],
+]
+
+
+@pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64), (5, 1, 128), (16, 16, 64), (8, 1, 128)])
+@pytest.mark.parametrize("page_size", [16, 64, 256])
+@pytest.mark.parametrize("lengths", CHUNKS, ids=lambda lengths: "-".join(f"{queries}of{context}" for queries, context in lengths))
+def test_own_kernel_over_pages(lengths: list[tuple[int, int]], page_size: int, heads: tuple[int, int, int], cuda: torch.device) -> None:
+    """Chunks behind cached keys, among pages of nobody that hold NaN; with padding behind the last as a captured step has it; twice with the same bits."""
+    from redline.kernels import prompt_attention_cuda
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("our own kernel is Hopper's")
+    num_heads, kv_heads, size = heads
+    queries, contexts = [q for q, _ in lengths], [c for _, c in lengths]
+    ragged, pages = attention.make_ragged(queries, contexts, page_size, cuda, seed=4)
+    torch.manual_seed(len(lengths))
+    tokens, padding = sum(queries), 40 if len(lengths) == 1 else 0
+    q = torch.randn(tokens + padding, num_heads, size, device=cuda).bfloat16()
+    used = attention._used_slots(ragged, pages, page_size).to(cuda)[..., None, None]
+    caches = [torch.randn(pages, page_size, kv_heads, size, device=cuda).bfloat16().where(used, torch.nan) for _ in range(2)]
+    run = attention_plan.Run(0, len(lengths), 0, tokens + padding, max(queries), max(contexts))
+    found, again = torch.full_like(q, 7.0), torch.full_like(q, 7.0)
+    for output in (found, again):
+        prompt_attention_cuda.attend_run(run, q, *caches, ragged, 0.1, output)
+    exact = attention.paged_attention(q[:tokens].float(), *(cache.float() for cache in caches), ragged, 0.1)
+    check("output", exact, found[:tokens], "attention", "bf16")
+    assert (found[tokens:] == 7).all() and torch.equal(found, again)
+
+
 LENGTHS = [
     [(512, 512)],
     [(1000, 1000)],

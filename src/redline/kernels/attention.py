@@ -6,7 +6,7 @@
 One call serves decode, chunked prefill and whole prompts of many sequences at once: `Ragged` says which tokens and pages
 belong to whom. A token that sees nothing gets zeros, so padding is a sequence of context 0; rows of q that belong to no
 sequence come back undefined. Knows nothing of layers or requests. Open `paged_attention` first; `Ragged` is in ragged.py, the CPU's
-path is attention_torch.py, the kernels are in attention_triton.py; `prompt_attention` leaves whole prompts to whole_attention.py.
+path is attention_torch.py, a GPU's begins in paged_runs.py; `prompt_attention` leaves whole prompts to whole_attention.py.
 
 T packed query tokens, B sequences, N query heads, K kv heads, G = N / K, H head size, P pages (of a sequence, in the page
 table; of the cache, elsewhere), S tokens per page, Q query tokens and C keys of one sequence.
@@ -34,9 +34,9 @@ def paged_attention(
     are contiguous, tokens of `q` may lie at any stride. `window` counts the keys a token sees, itself included; 0 is all.
     """
     if use_triton(q_TNH):
-        from redline.kernels import attention_triton
+        from redline.kernels import paged_runs
 
-        return attention_triton.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
+        return paged_runs.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
     from redline.kernels import attention_torch
 
     return attention_torch.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
@@ -196,5 +196,5 @@ SPEC = OpSpec(
         _case(2, 19, 40, (2, 1), 256, s=8),
     ),
     tolerance="attention",
-    triton="redline.kernels.attention_triton:paged_attention",
+    triton="redline.kernels.paged_runs:paged_attention",
 )

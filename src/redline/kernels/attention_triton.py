@@ -6,7 +6,7 @@ one matrix, and walks the keys that any of them sees in tiles, with a running so
 (flash-decoding). Tiles before a sliding window are never visited; tiles that every row sees whole need no mask. Keys are
 found through the page table, tile by tile where pages hold whole tiles and one by one elsewhere; cache offsets are 64-bit.
 
-How big the tiles are is data, by head size and chip: see `Tiling`. Open `paged_attention` first, then
+How big the tiles are is data, by head size and chip: see `Tiling`. Open `attend_run` first, then
 `_attend`. Legend as in attention.py; M rows, X keys of a tile, Z splits, H padded to a power of two inside the kernels.
 """
 
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from redline.kernels import attention_plan, op
+from redline.kernels import op
 from redline.kernels.attention_plan import DECODE_QUERIES, Run
 from redline.kernels.op import Device, ceil_div, next_power_of_two
 from redline.kernels.ragged import Ragged
@@ -108,26 +108,6 @@ class _Grid:
         programs = sequences * blocks if decode else (run.stop - run.start) // (rows // group) + sequences
         splits = choose_splits(programs * kv_heads, run.max_context, device.processors) if decode else 1
         return cls(tiling, rows, decode, blocks, programs, splits)
-
-
-def paged_attention(
-    q_TNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, ragged: Ragged, scale: float, window: int = 0
-) -> Tensor:
-    """See attention.paged_attention. Launches one kernel, or two where keys are split, for each kind of sequence that the
-    host knows of; no synchronisation."""
-    output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
-    for run in _runs(ragged, q_TNH.shape[0]):
-        attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
-    return output_TNH
-
-
-def _runs(ragged: Ragged, tokens: int) -> tuple[Run, ...]:
-    if ragged.lengths is None or ragged.max_query <= DECODE_QUERIES:
-        return (Run(0, len(ragged.context_B), 0, tokens, ragged.max_query, ragged.max_context),)
-    if "runs" not in ragged.plans:
-        ragged.plans["runs"] = attention_plan.paged_runs(ragged.lengths)
-    runs: tuple[Run, ...] = ragged.plans["runs"]
-    return runs
 
 
 def attend_run(

@@ -41,7 +41,10 @@ def prepare_heads(
     `qkv` is contiguous: query heads, key heads, value heads. `positions` and `slots` are int64; the slots of one call differ.
     """
     if use_triton(qkv_TM):
-        from redline.kernels import prepare_triton
+        from redline.kernels import prepare_cuda, prepare_triton
+
+        if prepare_cuda.takes(qkv_TM, k_cache_PSKH):
+            return prepare_cuda.prepare_heads(qkv_TM, positions_T, slots_T, k_cache_PSKH, v_cache_PSKH, prepare, tail)
 
         return prepare_triton.prepare_heads(qkv_TM, positions_T, slots_T, k_cache_PSKH, v_cache_PSKH, prepare, tail)
     q_TNH, k_TKH, v_TKH = _heads(qkv_TM.clone(), k_cache_PSKH)

@@ -1,6 +1,8 @@
-"""Hopper's kernel for attention of whole prompts: the launcher of cuda/prompt_attention.cu. Open `attend`.
+"""Hopper's kernel for attention of prompts: the launcher of cuda/prompt_attention.cu.
 
-R rows of tokens, N query heads, K key-value heads, H head size.
+`attend` takes whole prompts with keys and values beside the queries, `attend_run` sequences of any kind through the cache. Open these.
+
+R rows of tokens, N query heads, K key-value heads, H head size, P pages, S tokens per page.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import functools
 import torch
 from torch import Tensor
 
-from redline.kernels.attention_plan import Whole
+from redline.kernels.attention_plan import Run, Whole
 from redline.kernels.attention_triton import LOG2_E
 from redline.kernels.cuda.compiler import machine_code
-from redline.kernels.cuda.launcher import Kernel, tensor_map
+from redline.kernels.cuda.launcher import Kernel, heads_map, tensor_map
 from redline.kernels.op import ceil_div, device_of
+from redline.kernels.ragged import Ragged
 
-TILE = 128  # queries, and keys
+TILE = 128  # rows of queries, and keys
+LEAST_PAGE = 8  # tokens: a box of as many keys is the smallest that can be swizzled
 
 
 class _Arguments(ctypes.Structure):
@@ -28,16 +32,39 @@ class _Arguments(ctypes.Structure):
     ]
 
 
+class _PagedArguments(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("output", "query_start", "context", "page_table")),
+        *((name, ctypes.c_int) for name in ("sequences", "base", "blocks", "table_stride", "heads", "group")),
+        ("scale_log2", ctypes.c_float),
+    ]
+
+
 def definitions(size: int) -> dict[str, int]:
-    """What cuda/prompt_attention.cu is compiled with."""
-    return {"SIZE": size, "COLS": TILE}
+    """What cuda/prompt_attention.cu is compiled with for whole prompts."""
+    return {"SIZE": size, "COLS": TILE, "PAGED": 0}
+
+
+def paged_definitions(size: int, group: int, page_size: int) -> dict[str, int]:
+    """The same for keys in pages, of heads in groups of `group`."""
+    return {"SIZE": size, "COLS": TILE, "PAGED": 1, "PACK": packed(group), "PAGE": page_size}
+
+
+def packed(group: int) -> int:
+    """Query heads whose rows share a tile: a group's, where they fill it."""
+    return group if TILE % group == 0 else 1
+
+
+def takes_pages(page_size: int) -> bool:
+    """Whether keys in such pages can be copied."""
+    return page_size >= LEAST_PAGE and page_size & (page_size - 1) == 0
 
 
 @functools.cache
-def _kernel(size: int, device: torch.device) -> Kernel:
-    code = machine_code("prompt_attention.cu", definitions(size))
+def _kernel(definitions: tuple[tuple[str, int], ...], device: torch.device) -> Kernel:
+    code = machine_code("prompt_attention.cu", dict(definitions))
     with torch.cuda.device(device):
-        return Kernel(code, "prompt_attention", threads=384, shared_bytes=5 * TILE * size * 2 + 1024)
+        return Kernel(code, "prompt_attention", threads=384, shared_bytes=5 * TILE * dict(definitions)["SIZE"] * 2 + 1024)
 
 
 def attend(whole: Whole, q_RNH: Tensor, k_RKH: Tensor, v_RKH: Tensor, scale: float, output_RNH: Tensor) -> None:
@@ -48,4 +75,29 @@ def attend(whole: Whole, q_RNH: Tensor, k_RKH: Tensor, v_RKH: Tensor, scale: flo
     arguments = _Arguments(output_RNH.data_ptr(), whole.start, whole.length, whole.count, heads, group, scale * LOG2_E)
     items = ceil_div(whole.length, TILE) * whole.count * heads
     blocks = min(items, device_of(q_RNH.device).processors)
-    _kernel(size, q_RNH.device).launch(blocks, [*maps, arguments], dependent=False)
+    kernel = _kernel(tuple(definitions(size).items()), q_RNH.device)
+    kernel.launch(blocks, [*maps, arguments], dependent=False)
+
+
+def attend_run(
+    run: Run, q_RNH: Tensor, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, ragged: Ragged, scale: float, output_RNH: Tensor
+) -> None:
+    """Write the rows of the run's tokens, of which `q` and `output`, contiguous, begin with the first; no window."""
+    rows, heads, size = q_RNH.shape
+    page_size, kv_heads = k_cache_PSKH.shape[1:3]
+    group, sequences = heads // kv_heads, run.last - run.first
+    defined = paged_definitions(size, group, page_size)
+    pack = defined["PACK"]
+    caches = (tensor_map(cache.view(-1, kv_heads * size), min(page_size, TILE)) for cache in (k_cache_PSKH, v_cache_PSKH))
+    tokens = TILE // pack
+    blocks = ceil_div(rows, tokens) if sequences == 1 else rows // tokens + sequences
+    table_BP = ragged.page_table_BP[run.first : run.last]
+    arguments = _PagedArguments(
+        output_RNH.data_ptr(), ragged.query_start_B1[run.first :].data_ptr(), ragged.context_B[run.first :].data_ptr(), table_BP.data_ptr(),
+        sequences, run.start, blocks, table_BP.stride(0), heads, group, scale * LOG2_E,
+    )  # fmt: skip
+    items = blocks * (heads // pack)
+    kernel = _kernel(tuple(defined.items()), q_RNH.device)
+    kernel.launch(
+        min(items, device_of(q_RNH.device).processors), [heads_map(q_RNH, pack, tokens), *caches, arguments], dependent=True
+    )

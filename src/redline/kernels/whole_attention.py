@@ -5,8 +5,8 @@ is reached through torch, whose plans are kept per thread and by exact shape, an
 (attention_plan.py), for which plans can be made ahead (`prepare`). Both read a prompt's neighbour, or the zeroes below the last token, with a weight of
 exactly 0; 0 times infinity would not be 0, so only bfloat16 comes here, whose range no activation leaves.
 
-Nothing of this is taken on trust: per device and kind of heads each way is held against float32 once, and what fails, then or
-later, is logged and left to the other or to the paged kernel. Open `plan`, then `attend`. Legend as in attention.py; R rows of T tokens and
+Nothing of this is taken on trust, and neither is our own kernel for keys in pages (paged_runs.py): per device and kind of heads each way is held against
+float32 once, and what fails, then or later, is logged and left to the other or to Triton's paged kernel. Open `plan`, then `attend`. Legend as in attention.py; R rows of T tokens and
 the tail below them.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from redline import log
 from redline.errors import RedlineError
 from redline.kernels import attention_plan, op
-from redline.kernels.attention_plan import Split, Whole
+from redline.kernels.attention_plan import Run, Split, Whole
 from redline.kernels.ragged import Ragged
 from redline.kernels.skinny import HOPPER
 from redline.kernels.tolerance import TOLERANCES, rms_ratio
@@ -26,8 +26,10 @@ from redline.kernels.tolerance import TOLERANCES, rms_ratio
 LEAST_CAPABILITY = 90
 MOST_HEAD_SIZE = 256
 NAME = "attention of whole prompts"
-OWN, CUDNN = "our kernel", "cuDNN"
+OWN, PAGES, CUDNN = "our kernel", "our kernel over pages", "cuDNN"
 OWN_SIZES = (64, 128)  # of heads, on Hopper
+
+PAGE_SIZE = 64  # of the check: the engine's own
 
 MOST_NARROW_TOKENS = 4096
 """Of prompts taken together whose heads have fewer than 128 numbers, by our own kernel: with more, cuDNN is up to 7 % faster (H200)."""
@@ -63,7 +65,7 @@ def attend(
     window: int,
 ) -> Tensor:
     """[T, N, H] of all sequences; `heads` are q, k and v of R rows, the keys and values are in the cache too."""
-    from redline.kernels import attention_triton
+    from redline.kernels import paged_runs
 
     tokens = heads[0].shape[0] - split.tail
     q_TNH = heads[0][:tokens]
@@ -80,9 +82,9 @@ def attend(
         except (RuntimeError, RedlineError) as error:
             _distrust(way, kind, f"{way} failed: {_first_line(error)}")
             ragged.plans.pop(("whole", window, kind[1:]), None)
-            return attention_triton.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
+            return paged_runs.paged_attention(q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window)
     for run in split.runs:
-        attention_triton.attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
+        paged_runs.attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
     return output_TNH
 
 
@@ -144,6 +146,24 @@ def causal(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, scale: float) -> Tens
     return found[0]
 
 
+def may_page(q_TNH: Tensor, k_cache_PSKH: Tensor) -> bool:
+    """Whether our own kernel may take prompts through this cache."""
+    if not _supports(PAGES, _kind_of(q_TNH, k_cache_PSKH), q_TNH.dtype) or not q_TNH.is_contiguous():
+        return False
+    from redline.kernels import prompt_attention_cuda
+
+    return prompt_attention_cuda.takes_pages(k_cache_PSKH.shape[1]) and _is_trusted(PAGES, _kind_of(q_TNH, k_cache_PSKH))
+
+
+def distrust_paging(q_TNH: Tensor, k_cache_PSKH: Tensor, error: Exception) -> None:
+    """It failed: no more prompts for it."""
+    _distrust(PAGES, _kind_of(q_TNH, k_cache_PSKH), f"{PAGES} failed: {_first_line(error)}")
+
+
+def _kind_of(q_TNH: Tensor, k_cache_PSKH: Tensor) -> Kind:
+    return q_TNH.device, q_TNH.shape[1], *k_cache_PSKH.shape[2:]
+
+
 def _may(way: str, kind: Kind, dtype: torch.dtype) -> bool:
     """Whether there is such a kernel for these heads, and it is right."""
     return _supports(way, kind, dtype) and _is_trusted(way, kind)
@@ -154,7 +174,7 @@ def _supports(way: str, kind: Kind, dtype: torch.dtype) -> bool:
     if device.type != "cuda" or dtype is not torch.bfloat16:
         return False
     capability = op.device_of(device).target.capability
-    if way == OWN:
+    if way in (OWN, PAGES):
         return capability == HOPPER and heads[2] in OWN_SIZES
     return capability >= LEAST_CAPABILITY and heads[2] <= MOST_HEAD_SIZE and heads[2] % 8 == 0
 
@@ -186,7 +206,9 @@ def _first_line(error: Exception) -> str:
 
 
 def check(way: str, kind: Kind) -> float:
-    """The largest RMS error over RMS of the reference: two prompts together, and one read past its end."""
+    """The largest RMS error over RMS of the reference: two prompts together, and one read past its end; of pages, three chunks together."""
+    if way == PAGES:
+        return _check_pages(kind)
     device, heads, kv_heads, size = kind
     rows = attention_plan.WHOLE_TOKENS
     generator = torch.Generator().manual_seed(0)
@@ -204,6 +226,20 @@ def check(way: str, kind: Kind) -> float:
             part = slice(whole.start + b * whole.length, whole.start + (b + 1) * whole.length)
             errors.append(rms_ratio(_exact(q[part], k[part], v[part], scale), output[part]))
     return max(errors, key=lambda error: (error != error, error))  # a NaN above all
+
+
+def _check_pages(kind: Kind) -> float:
+    from redline.kernels import attention, prompt_attention_cuda
+
+    device, heads, kv_heads, size = kind
+    axes = {"B": 3, "Q": 150, "C": 330, "N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0}
+    inputs = attention.make_inputs(axes, torch.bfloat16, device, 1)
+    q, ragged, scale = inputs["q_TNH"].contiguous(), inputs["ragged"], inputs["scale"]
+    caches, output = (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), torch.empty_like(q)
+    run = Run(0, 3, 0, len(q), ragged.max_query, ragged.max_context)
+    prompt_attention_cuda.attend_run(run, q, *caches, ragged, scale, output)
+    (expected,) = attention.reference(q, *caches, ragged, scale)
+    return rms_ratio(expected, output)
 
 
 def _exact(q_LNH: Tensor, k_LKH: Tensor, v_LKH: Tensor, scale: float) -> Tensor:

@@ -100,8 +100,16 @@ def test_many_rows(rows: int) -> None:
 def test_prompt_attention(size: int) -> None:
     """The assembler tells where it makes products wait for each other because something touches their registers too soon."""
     attention = pytest.importorskip("redline.kernels.prompt_attention_cuda")
-    log = _log("prompt_attention.cu", **attention.definitions(size))
-    assert _told(log)[1] == 0 and "serialized" not in log
+    paged = [attention.paged_definitions(size, group, page_size) for group, page_size in ((4, 64), (5, 16), (1, 256))]
+    for definitions in (attention.definitions(size), *paged):
+        log = _log("prompt_attention.cu", **definitions)
+        assert _told(log)[1] == 0 and "serialized" not in log
+
+
+@pytest.mark.parametrize(("size", "heads", "kv_heads", "normed"), [(128, 32, 8, True), (64, 32, 8, False), (256, 16, 8, True), (80, 96, 8, True)])
+def test_heads(size: int, heads: int, kv_heads: int, normed: bool) -> None:
+    prepare = pytest.importorskip("redline.kernels.prepare_cuda")
+    assert _usage("heads.cu", **prepare.definitions(size, heads, kv_heads, normed))[1] == 0
 
 
 @pytest.mark.parametrize(("size", "normed"), [(64, False), (128, True)])

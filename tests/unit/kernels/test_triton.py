@@ -30,17 +30,17 @@ def test_kernel_matches_reference(name: str, dtype: str, case: Mapping[str, int]
 @pytest.mark.parametrize("splits", [2, 5, 17])
 def test_attention_joins_any_number_of_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also more splits than a sequence has tiles, and more than the reduction reads at once."""
-    from redline.kernels import attention_triton
+    from redline.kernels import attention_triton, paged_runs
 
     monkeypatch.setattr(attention_triton, "choose_splits", lambda programs, max_context, processors: splits)
     case = {"B": 3, "Q": 2, "C": 300, "N": 6, "K": 2, "H": 20, "S": 4, "W": 0, "PAD": 1}
-    kernel_checks.check_case(attention.SPEC, attention_triton.paged_attention, "f32", case)
+    kernel_checks.check_case(attention.SPEC, paged_runs.paged_attention, "f32", case)
 
 
 @pytest.mark.parametrize(("tokens", "queries", "context"), [(16, 9, 9), (16, 1, 200), (64, 37, 150), (48, 48, 48), (32, 0, 0)])
 def test_attention_of_a_prompt_padded_with_nobodys_tokens(tokens: int, queries: int, context: int) -> None:
     """As a captured step has it: tokens behind the only sequence, whose lengths the host does not tell, and generous bounds."""
-    from redline.kernels import attention_triton
+    from redline.kernels import paged_runs
 
     axes = {"B": 1, "Q": max(1, queries), "C": max(1, context), "N": 4, "K": 2, "H": 32, "S": 16, "W": 0, "ALIKE": 1}
     inputs = attention.SPEC.make_inputs(axes, torch.float32, torch.device("cpu"), 1)
@@ -49,7 +49,7 @@ def test_attention_of_a_prompt_padded_with_nobodys_tokens(tokens: int, queries: 
     (expected,) = attention.reference(**{**inputs, "q_TNH": q_TNH})
     padding = torch.full((tokens - queries, 4, 32), torch.nan)
     padded = dataclasses.replace(ragged, max_query=tokens, max_context=4096)
-    found = attention_triton.paged_attention(**{**inputs, "q_TNH": torch.cat((q_TNH, padding)), "ragged": padded})
+    found = paged_runs.paged_attention(**{**inputs, "q_TNH": torch.cat((q_TNH, padding)), "ragged": padded})
     assert found.shape == (tokens, 4, 32)
     check("output", expected, found[:queries], "attention", "f32")
 
@@ -58,12 +58,12 @@ def test_attention_of_a_prompt_padded_with_nobodys_tokens(tokens: int, queries: 
 @pytest.mark.parametrize("size", [64, 128])
 def test_attention_fetches_whole_tiles_by_descriptor(size: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile that holds slots of nobody, NaN among them, and pages of more than one tile."""
-    from redline.kernels import attention_triton
+    from redline.kernels import attention_triton, paged_runs
 
     choose = attention_triton.choose_tiling
     monkeypatch.setattr(attention_triton, "choose_tiling", lambda *asked: dataclasses.replace(choose(*asked), keys=32, tma=True))
     case = {"B": 4, "Q": 70, "C": 300, "N": 4, "K": 2, "H": size, "S": 64, "W": window, "PAD": 1, "EMPTY": 1}
-    kernel_checks.check_case(attention.SPEC, attention_triton.paged_attention, "f16", case)
+    kernel_checks.check_case(attention.SPEC, paged_runs.paged_attention, "f16", case)
 
 
 def test_uniform_numbers_are_the_torch_twins_bits() -> None:

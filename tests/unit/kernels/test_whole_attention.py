@@ -58,9 +58,9 @@ def run(given: dict[str, object]) -> Tensor:
     ragged, (q, k, v), caches, window = given["ragged"], given["new"], given["caches"], given["window"]
     split = whole_attention.plan(ragged, window, KIND[1:], q.dtype, CPU)
     if split is None:
-        from redline.kernels import attention_triton
+        from redline.kernels import paged_runs
 
-        return attention_triton.paged_attention(q, *caches, ragged, 0.25, window)
+        return paged_runs.paged_attention(q, *caches, ragged, 0.25, window)
     heads = tuple(torch.cat((x, x.new_zeros((split.tail, *x.shape[1:])))) for x in (q, k, v))
     return whole_attention.attend(split, heads, *caches, ragged, 0.25, window)
 

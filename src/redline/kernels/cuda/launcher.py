@@ -82,6 +82,12 @@ def grouped_map(matrix: Tensor, box_rows: int) -> Argument:
     return _encode(matrix, sizes, strides, [64, 2, 4, 2, box_rows // 16])
 
 
+def heads_map(heads_RNH: Tensor, heads: int, rows: int) -> Argument:
+    """A map of bf16 heads [R, N, H], for copies of boxes [rows, heads, 64]: the rows of a box lie one after another, each with its heads."""
+    rows_R, count, size = heads_RNH.shape
+    return _encode(heads_RNH.view(rows_R, -1), [size, count, rows_R], [size, count * size], [64, heads, rows])
+
+
 def cache_map(cache: Tensor, tokens: int, heads: int) -> Argument:
     """A map of keys or values [pages, tokens of a page, heads, size] in bf16, seen as 128-byte pieces, for copies of boxes
     [pieces of `heads` heads, tokens, 64]. The size must be a multiple of 64."""

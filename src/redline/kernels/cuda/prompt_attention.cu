@@ -1,11 +1,13 @@
-// Attention of whole prompts, causal, over keys and values that lie in rows beside the queries: softmax(scale Q K^T) V for each head, without a matrix of
-// scores in memory (Dao et al., 2022; the overlap of both products with the softmax as in Shah et al., 2024).
+// Attention of prompts, causal: softmax(scale Q K^T) V for each head, without a matrix of scores in memory (Dao et al., 2022; the overlap of both
+// products with the softmax as in Shah et al., 2024). Of whole prompts keys and values lie in rows beside the queries; else (PAGED) in the pages of the
+// cache, those of the new tokens too, and lengths are read from memory, as a captured step needs it.
 //
-// A block takes 128 queries of one head: two warpgroups have 64 each, a warp copies tiles of 128 keys and their values. The keys nearest to the queries
-// come first, so only the first tile hides any. While a tile's weights are computed, the next scores and the last sums are on their way. Blocks stay and
-// take one item after another, the longest first.
+// A block takes a tile of 128 rows: queries of one head, or (PAGED) of PACK heads that share their keys. Two warpgroups have 64 rows each, a warp copies
+// tiles of 128 keys and their values. The keys nearest to the queries come first, so only the first tile, or the first two, hide any. While a tile's
+// weights are computed, the next scores and the last sums are on their way. Blocks stay and take one item after another, the longest first.
 //
-// Defined by the compiler: SIZE (of a head: 64 or 128), COLS (128, the keys of a tile).
+// Defined by the compiler: SIZE (of a head: 64 or 128), COLS (128, the keys of a tile), PAGED, and for pages PACK and PAGE (tokens of a page: a power of
+// two, at least 8).
 
 #define TILE 128
 #define CONSUMERS 256
@@ -13,6 +15,64 @@
 #define PIECE_BYTES (TILE * 128)
 #define TILE_BYTES (PIECES * PIECE_BYTES)
 #define STAGES 2
+
+#if PAGED
+
+#define BOX (PAGE < TILE ? PAGE : TILE)  // keys of one copy
+#define TOKENS (TILE / PACK)             // of a tile of queries
+
+struct Arguments {
+    u16* output;             // [tokens, heads, SIZE]
+    const int* query_start;  // [sequences + 1], the first token of each, of which `base` are before the output's
+    const int* context;      // [sequences], keys that the last token sees
+    const int* page_table;   // [sequences, table_stride]
+    int sequences, base, blocks, table_stride;  // `blocks` of TOKENS tokens are enough for all sequences
+    int heads, group;        // query heads; of one key-value head
+    float scale_log2;        // of scores, by the logarithm of 2
+};
+
+struct Item {
+    int token, head, rows;            // the first query's, and rows of the tile that are queries
+    int sequence, position, context;  // whose keys; of the first query; of the sequence
+
+    __device__ __forceinline__ int keys() const { return min(context, position + TOKENS); }  // that any of its queries sees
+    __device__ __forceinline__ int last_tile() const { return (keys() - 1) / TILE; }
+    __device__ __forceinline__ int copied() const { return min(context, (keys() + BOX - 1) / BOX * BOX); }  // keys that are there, in whole boxes
+    // Keys of the tile that the first query sees, but for one.
+    __device__ __forceinline__ int gap(int tile) const { return position - tile * TILE; }
+    __device__ __forceinline__ bool hides(int tile) const { return gap(tile) < TILE - 1; }
+};
+
+// The sequence whose block this is, where those of sequence s begin with (query_start[s] - base) / TOKENS + s.
+__device__ __forceinline__ int find_sequence(const Arguments& a, int block) {
+    int low = 0, high = a.sequences;
+    while (a.sequences > 1 && low < high) {
+        const int middle = (low + high) / 2;
+        if ((a.query_start[middle] - a.base) / TOKENS + middle <= block)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return a.sequences > 1 ? low - 1 : 0;
+}
+
+// The `round`-th item of this block, without rows where it is nobody's; the last blocks of a prompt, which see the most keys, first.
+__device__ __forceinline__ bool find_item(const Arguments& a, u32 round, Item& item) {
+    const u32 side = a.heads / PACK, index = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    if (index >= a.blocks * side) return false;
+    const int block = a.blocks - 1 - index / side;
+    item.sequence = find_sequence(a, block);
+    const int start = a.query_start[item.sequence] - a.base, count = a.query_start[item.sequence + 1] - a.base - start;
+    const int first = (block - (a.sequences > 1 ? start / TOKENS + item.sequence : 0)) * TOKENS;
+    item.context = a.context[item.sequence];
+    item.token = start + first, item.head = index % side * PACK, item.rows = min(TILE, (count - first) * PACK);
+    item.position = item.context - count + first;
+    return true;
+}
+
+#else
+
+#define PACK 1
 
 struct Arguments {
     u16* output;  // [rows, heads, SIZE]
@@ -22,7 +82,12 @@ struct Arguments {
 };
 
 struct Item {
-    int row, block, head;  // the prompt's first row, the place of the queries in it, the query head
+    int token, head, rows;  // the first query's, and rows of the tile that are queries
+    int prompt, block;      // the prompt's first row, the place of the queries in it
+
+    __device__ __forceinline__ int last_tile() const { return block; }
+    __device__ __forceinline__ int gap(int tile) const { return 0; }
+    __device__ __forceinline__ bool hides(int tile) const { return false; }  // but the first, which always does
 };
 
 // The `round`-th item of this block; longest first, in turns forth and back, so that all blocks have about as much to do.
@@ -31,15 +96,72 @@ __device__ __forceinline__ bool find_item(const Arguments& a, u32 round, Item& i
     const u32 index = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
     if (index >= blocks * side) return false;
     item.block = blocks - 1 - index / side;
-    item.row = a.first_row + index % side / a.heads * a.length;
+    item.prompt = a.first_row + index % side / a.heads * a.length;
     item.head = index % side % a.heads;
+    item.token = item.prompt + item.block * TILE, item.rows = a.length - item.block * TILE;
     return true;
 }
+
+#endif
 
 struct Memory {
     u32 queries, keys, values;  // shared
     u32 query_full, query_empty, key_full, key_empty, value_full, value_empty;
 };
+
+#if PAGED
+
+__device__ __forceinline__ void copy_queries(const TensorMap& map, u32 target, const Item& item, u32 full, u64 policy) {
+    barrier_expect(full, TILE_BYTES);
+#pragma unroll
+    for (int piece = 0; piece < PIECES; ++piece) copy_box_3d(target + piece * PIECE_BYTES, map, 64 * piece, item.head, item.token, full, policy);
+}
+
+// The boxes of a tile that hold keys, by the whole warp, whose lanes have the pages of boxes `held`, `held` - 1, ...
+__device__ __forceinline__ void copy_keys(const TensorMap& map, u32 target, u32 full, u32 empty, u32 parity, int column, int tile, int keys, int page, int held, u64 policy) {
+    const bool leads = threadIdx.x % 32 == 0;
+    if (leads) {
+        barrier_wait(empty, parity);
+        barrier_expect(full, min(TILE / BOX, (keys - tile * TILE + BOX - 1) / BOX) * BOX * SIZE * 2);
+    }
+#pragma unroll 1
+    for (int box = 0; box < TILE / BOX; ++box) {
+        const int key = tile * TILE + box * BOX, row = __shfl_sync(0xffffffff, page, held - key / BOX) * PAGE + key % PAGE;
+        if (!leads || key >= keys) continue;
+#pragma unroll
+        for (int piece = 0; piece < PIECES; ++piece) copy_box(target + piece * PIECE_BYTES + box * BOX * 128, map, column + 64 * piece, row, full, policy);
+    }
+}
+
+__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& queries, const TensorMap& keys, const TensorMap& values, const Memory& m) {
+    const u64 once = policy_evict_first(), often = policy_evict_last();
+    const int lane = threadIdx.x % 32;
+    Item item;
+    u32 turn = 0, number = 0;
+    for (u32 round = 0; find_item(a, round, item); ++round) {
+        if (item.rows <= 0) continue;
+        if (lane == 0) {
+            barrier_wait(m.query_empty, (number & 1) ^ 1);
+            copy_queries(queries, m.queries, item, m.query_full, once);
+        }
+        ++number;
+        const int* table = a.page_table + (u64)item.sequence * a.table_stride;
+        const int column = item.head / a.group * SIZE, visible = item.keys();
+        int held = 0, page = 0;
+        for (int tile = item.last_tile(); tile >= 0; --tile, ++turn) {
+            const u32 stage = turn % STAGES, parity = (turn / STAGES & 1) ^ 1;
+            if (tile == item.last_tile() || tile * (TILE / BOX) < held - 31) {
+                held = (tile + 1) * (TILE / BOX) - 1;
+                const int key = (held - lane) * BOX;
+                page = key >= 0 && key < visible ? table[key / PAGE] : 0;
+            }
+            copy_keys(keys, m.keys + stage * TILE_BYTES, m.key_full + 8 * stage, m.key_empty + 8 * stage, parity, column, tile, visible, page, held, often);
+            copy_keys(values, m.values + stage * TILE_BYTES, m.value_full + 8 * stage, m.value_empty + 8 * stage, parity, column, tile, visible, page, held, often);
+        }
+    }
+}
+
+#else
 
 __device__ __forceinline__ void copy_tile(const TensorMap& map, u32 target, int head, int row, u32 full, u64 policy) {
     barrier_expect(full, TILE_BYTES);
@@ -48,21 +170,24 @@ __device__ __forceinline__ void copy_tile(const TensorMap& map, u32 target, int 
 }
 
 __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& queries, const TensorMap& keys, const TensorMap& values, const Memory& m) {
+    if (threadIdx.x % 32) return;
     const u64 once = policy_evict_first(), often = policy_evict_last();
     Item item;
     u32 turn = 0;
     for (u32 round = 0; find_item(a, round, item); ++round) {
         barrier_wait(m.query_empty, (round & 1) ^ 1);
-        copy_tile(queries, m.queries, item.head, item.row + item.block * TILE, m.query_full, once);
-        for (int block = item.block; block >= 0; --block, ++turn) {
+        copy_tile(queries, m.queries, item.head, item.token, m.query_full, once);
+        for (int tile = item.last_tile(); tile >= 0; --tile, ++turn) {
             const u32 stage = turn % STAGES, parity = (turn / STAGES & 1) ^ 1;
             barrier_wait(m.key_empty + 8 * stage, parity);
-            copy_tile(keys, m.keys + stage * TILE_BYTES, item.head / a.group, item.row + block * TILE, m.key_full + 8 * stage, often);
+            copy_tile(keys, m.keys + stage * TILE_BYTES, item.head / a.group, item.prompt + tile * TILE, m.key_full + 8 * stage, often);
             barrier_wait(m.value_empty + 8 * stage, parity);
-            copy_tile(values, m.values + stage * TILE_BYTES, item.head / a.group, item.row + block * TILE, m.value_full + 8 * stage, often);
+            copy_tile(values, m.values + stage * TILE_BYTES, item.head / a.group, item.prompt + tile * TILE, m.value_full + 8 * stage, often);
         }
     }
 }
+
+#endif
 
 // A matrix of 128-byte rows as `describe` has it, to be read across its rows: the next 64 columns lie PIECE_BYTES further.
 __device__ __forceinline__ u64 describe_across(u32 address) {
@@ -102,11 +227,28 @@ __device__ __forceinline__ void ask_output(float (&sums)[SIZE / 2], const u32 (&
     products_commit();
 }
 
-__device__ __forceinline__ void hide_later(float (&scores)[TILE / 2]) {
+// A row sees keys of a tile up to its own, which is `gap` behind its place among the queries.
+__device__ __forceinline__ void hide_later(float (&scores)[TILE / 2], int gap) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < TILE / 2; ++i)
-        if (column + i / 4 * 8 + i % 2 > row + i / 2 % 2 * 8) scores[i] = __int_as_float(0xff800000);
+    for (int half = 0; half < 2; ++half) {
+        const int last = (row + 8 * half) / PACK + gap;
+#pragma unroll
+        for (int j = 0; j < TILE / 8; ++j)
+#pragma unroll
+            for (int e = 0; e < 2; ++e)
+                if (column + j * 8 + e > last) scores[4 * j + 2 * half + e] = __int_as_float(0xff800000);
+    }
+}
+
+// Values that were not copied, or lie behind the last key of the cache, are nobody's; and 0 times what may be no number is not 0.
+__device__ __forceinline__ void clear_values(u32 values, int live) {
+    for (int i = threadIdx.x; i < (TILE - live) * PIECES * 8; i += CONSUMERS) {
+        const u32 row = live + i / (PIECES * 8), piece = i / 8 % PIECES;
+        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(values + piece * PIECE_BYTES + row * 128 + i % 8 * 16), "r"(0) : "memory");
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    sync_threads(1, CONSUMERS);
 }
 
 // Scores become weights; `shrink` is what earlier sums must be multiplied by.
@@ -147,53 +289,66 @@ __device__ __forceinline__ void release(u32 barrier) {
 // Pairs of threads exchange words, so that each stores eight bytes, and four of them 32 bytes of a row.
 __device__ __forceinline__ void finish(const Arguments& a, const Item& item, const float (&sums)[SIZE / 2], float (&total)[2]) {
     const u32 lane = threadIdx.x % 32, odd = lane % 2;
-    const int first = item.block * TILE + threadIdx.x / 32 * 16 + lane / 4;
+    const int first = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         total[half] += __shfl_xor_sync(0xffffffff, total[half], 1);
         total[half] += __shfl_xor_sync(0xffffffff, total[half], 2);
-        const float inverse = __fdividef(1.f, total[half]);
+        const float inverse = PAGED && total[half] == 0.f ? 0.f : __fdividef(1.f, total[half]);  // a token of nobody sees nothing
         const int row = first + 8 * half;
-        u16* target = a.output + ((u64)(item.row + row) * a.heads + item.head) * SIZE + 2 * (lane % 4 - odd) + 8 * odd;
+        u16* target = a.output + ((u64)(item.token + row / PACK) * a.heads + item.head + row % PACK) * SIZE + 2 * (lane % 4 - odd) + 8 * odd;
 #pragma unroll
         for (int j = 0; j < SIZE / 8; j += 2) {
             const u32 low = pack_bf16(sums[4 * j + 2 * half] * inverse, sums[4 * j + 2 * half + 1] * inverse);
             const u32 high = pack_bf16(sums[4 * j + 4 + 2 * half] * inverse, sums[4 * j + 5 + 2 * half] * inverse);
             const u32 other = __shfl_xor_sync(0xffffffff, odd ? low : high, 1);
-            if (row < a.length) *(uint2*)(target + 8 * j) = odd ? make_uint2(other, high) : make_uint2(low, other);
+            if (row < item.rows) *(uint2*)(target + 8 * j) = odd ? make_uint2(other, high) : make_uint2(low, other);
         }
     }
+}
+
+// A row that has seen nothing yet: in a tile that hides all its keys from it, minus infinity less itself would be no number.
+#define LEAST (PAGED ? -1e30f : __int_as_float(0xff800000))
+
+__device__ __forceinline__ void wait_values(const Item& item, const Memory& m, int tile, u32 stage, u32 parity) {
+    barrier_wait(m.value_full + 8 * stage, parity);
+#if PAGED
+    if (tile == item.last_tile() && item.copied() < (tile + 1) * TILE) clear_values(m.values + stage * TILE_BYTES, item.copied() - tile * TILE);
+#endif
 }
 
 __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
     const u32 queries = m.queries + threadIdx.x / 128 * 64 * 128;
     Item item;
-    u32 turn = 0;
+    u32 turn = 0, number = 0;
     for (u32 round = 0; find_item(a, round, item); ++round) {
+        if (PAGED && item.rows <= 0) continue;
         float scores[TILE / 2], sums[SIZE / 2], best[2], total[2] = {}, shrink[2];
         u32 weights[TILE / 4];
-        best[0] = best[1] = __int_as_float(0xff800000);
-        barrier_wait(m.query_full, round & 1);
+        const int last = item.last_tile();
+        best[0] = best[1] = LEAST;
+        barrier_wait(m.query_full, number++ & 1);
         barrier_wait(m.key_full + 8 * (turn % STAGES), turn / STAGES & 1);
         products_begin();
         ask_scores(scores, queries, m.keys + turn % STAGES * TILE_BYTES);
         products_wait();
         settle(scores);
         release(m.key_empty + 8 * (turn % STAGES));
-        hide_later(scores);
+        hide_later(scores, item.gap(last));
         soften(scores, best, total, shrink, a.scale_log2);
         pack(scores, weights);
-        for (int block = item.block - 1; block >= 0; --block, ++turn) {
-            const u32 stage = turn % STAGES, parity = turn / STAGES & 1, after = (turn + 1) % STAGES;
+        for (int tile = last - 1; tile >= 0; --tile, ++turn) {
+            const u32 stage = turn % STAGES, after = (turn + 1) % STAGES;
             barrier_wait(m.key_full + 8 * after, (turn + 1) / STAGES & 1);
             settle(scores), settle(sums), settle(weights);
             products_begin();
             ask_scores(scores, queries, m.keys + after * TILE_BYTES);
-            barrier_wait(m.value_full + 8 * stage, parity);
-            ask_output(sums, weights, m.values + stage * TILE_BYTES, block != item.block - 1);
+            wait_values(item, m, tile + 1, stage, turn / STAGES & 1);
+            ask_output(sums, weights, m.values + stage * TILE_BYTES, tile != last - 1);
             products_wait_but_last();
             settle(scores);
             release(m.key_empty + 8 * after);
+            if (item.hides(tile)) hide_later(scores, item.gap(tile));
             soften(scores, best, total, shrink, a.scale_log2);
             products_wait();
             settle(sums), settle(weights);
@@ -203,10 +358,10 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
             pack(scores, weights);
         }
         release(m.query_empty);
-        barrier_wait(m.value_full + 8 * (turn % STAGES), turn / STAGES & 1);
+        wait_values(item, m, 0, turn % STAGES, turn / STAGES & 1);
         settle(sums), settle(weights);
         products_begin();
-        ask_output(sums, weights, m.values + turn % STAGES * TILE_BYTES, item.block > 0);
+        ask_output(sums, weights, m.values + turn % STAGES * TILE_BYTES, last > 0);
         products_wait();
         settle(sums), settle(weights);
         release(m.value_empty + 8 * (turn % STAGES));
@@ -214,6 +369,9 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
         finish(a, item, sums, total);
     }
 }
+
+// The block has 168 for each of its threads; what one warpgroup takes another must have given back, or it waits for ever.
+#define CONSUMER_REGISTERS (PAGED ? 232 : 240)
 
 extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1)
     prompt_attention(const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values,
@@ -235,11 +393,15 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1)
         barriers_are_visible();
     }
     __syncthreads();
+#if PAGED
+    let_next_kernel_start();
+    wait_for_kernel_before();
+#endif
     if (threadIdx.x < CONSUMERS) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
         consume(a, m);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (threadIdx.x == CONSUMERS) produce(a, queries, keys, values, m);
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(3 * 168 - 2 * CONSUMER_REGISTERS));
+        if (threadIdx.x < CONSUMERS + 32) produce(a, queries, keys, values, m);
     }
 }
