@@ -88,7 +88,9 @@ CHUNKS = [
 @pytest.mark.parametrize("heads", [(32, 8, 128), (32, 8, 64), (5, 1, 128), (16, 16, 64), (8, 1, 128)])
 @pytest.mark.parametrize("page_size", [16, 64, 256])
 @pytest.mark.parametrize("lengths", CHUNKS, ids=lambda lengths: "-".join(f"{queries}of{context}" for queries, context in lengths))
-def test_own_kernel_over_pages(lengths: list[tuple[int, int]], page_size: int, heads: tuple[int, int, int], cuda: torch.device) -> None:
+def test_own_kernel_over_pages(
+    lengths: list[tuple[int, int]], page_size: int, heads: tuple[int, int, int], cuda: torch.device
+) -> None:
     """Chunks behind cached keys, among pages of nobody that hold NaN; with padding behind the last as a captured step has it; twice with the same bits."""
     from redline.kernels import prompt_attention_cuda
 

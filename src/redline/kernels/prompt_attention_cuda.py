@@ -15,13 +15,18 @@ from torch import Tensor
 
 from redline.kernels.attention_plan import Run, Whole
 from redline.kernels.attention_triton import LOG2_E
+from redline.kernels.begin_cuda import arrivals
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Kernel, heads_map, tensor_map
 from redline.kernels.op import ceil_div, device_of
 from redline.kernels.ragged import Ragged
 
 TILE = 128  # rows of queries, and keys
+CONSUMERS = 256  # threads that multiply
 LEAST_PAGE = 8  # tokens: a box of as many keys is the smallest that can be swizzled
+
+MOST_PARTS = 8
+"""That the keys of an item are cut into where there are few items: the sums of more take longer to join."""
 
 
 class _Arguments(ctypes.Structure):
@@ -34,8 +39,8 @@ class _Arguments(ctypes.Structure):
 
 class _PagedArguments(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("output", "query_start", "context", "page_table")),
-        *((name, ctypes.c_int) for name in ("sequences", "base", "blocks", "table_stride", "heads", "group")),
+        *((name, ctypes.c_void_p) for name in ("output", "query_start", "context", "page_table", "sums", "arrivals")),
+        *((name, ctypes.c_int) for name in ("sequences", "base", "blocks", "table_stride", "heads", "group", "parts")),
         ("scale_log2", ctypes.c_float),
     ]
 
@@ -91,13 +96,14 @@ def attend_run(
     caches = (tensor_map(cache.view(-1, kv_heads * size), min(page_size, TILE)) for cache in (k_cache_PSKH, v_cache_PSKH))
     tokens = TILE // pack
     blocks = ceil_div(rows, tokens) if sequences == 1 else rows // tokens + sequences
+    items, processors = blocks * (heads // pack), device_of(q_RNH.device).processors
+    parts = max(1, min(MOST_PARTS, processors // items, ceil_div(run.max_context, 2 * TILE)))
+    sums = torch.empty(items * parts * CONSUMERS * (size // 2 + 4) if parts > 1 else 0, dtype=torch.float32, device=q_RNH.device)
     table_BP = ragged.page_table_BP[run.first : run.last]
     arguments = _PagedArguments(
         output_RNH.data_ptr(), ragged.query_start_B1[run.first :].data_ptr(), ragged.context_B[run.first :].data_ptr(), table_BP.data_ptr(),
-        sequences, run.start, blocks, table_BP.stride(0), heads, group, scale * LOG2_E,
+        sums.data_ptr(), arrivals(q_RNH.device).data_ptr(),
+        sequences, run.start, blocks, table_BP.stride(0), heads, group, parts, scale * LOG2_E,
     )  # fmt: skip
-    items = blocks * (heads // pack)
     kernel = _kernel(tuple(defined.items()), q_RNH.device)
-    kernel.launch(
-        min(items, device_of(q_RNH.device).processors), [heads_map(q_RNH, pack, tokens), *caches, arguments], dependent=True
-    )
+    kernel.launch(min(items * parts, processors), [heads_map(q_RNH, pack, tokens), *caches, arguments], dependent=True)

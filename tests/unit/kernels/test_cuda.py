@@ -106,7 +106,9 @@ def test_prompt_attention(size: int) -> None:
         assert _told(log)[1] == 0 and "serialized" not in log
 
 
-@pytest.mark.parametrize(("size", "heads", "kv_heads", "normed"), [(128, 32, 8, True), (64, 32, 8, False), (256, 16, 8, True), (80, 96, 8, True)])
+@pytest.mark.parametrize(
+    ("size", "heads", "kv_heads", "normed"), [(128, 32, 8, True), (64, 32, 8, False), (256, 16, 8, True), (80, 96, 8, True)]
+)
 def test_heads(size: int, heads: int, kv_heads: int, normed: bool) -> None:
     prepare = pytest.importorskip("redline.kernels.prepare_cuda")
     assert _usage("heads.cu", **prepare.definitions(size, heads, kv_heads, normed))[1] == 0

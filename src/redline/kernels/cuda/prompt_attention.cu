@@ -20,20 +20,26 @@
 
 #define BOX (PAGE < TILE ? PAGE : TILE)  // keys of one copy
 #define TOKENS (TILE / PACK)             // of a tile of queries
+#define LEAST_TILES 2                    // of a part
 
 struct Arguments {
     u16* output;             // [tokens, heads, SIZE]
     const int* query_start;  // [sequences + 1], the first token of each, of which `base` are before the output's
     const int* context;      // [sequences], keys that the last token sees
     const int* page_table;   // [sequences, table_stride]
+    float* sums;             // scratch: [items, parts, CONSUMERS * (SIZE / 2 + 4)]
+    int* arrivals;           // scratch: [items], zero between launches
     int sequences, base, blocks, table_stride;  // `blocks` of TOKENS tokens are enough for all sequences
     int heads, group;        // query heads; of one key-value head
+    int parts;               // that the keys of an item are cut into, at the most
     float scale_log2;        // of scores, by the logarithm of 2
 };
 
 struct Item {
     int token, head, rows;            // the first query's, and rows of the tile that are queries
+    int top, bottom;                  // the tiles of keys, from the nearest to the queries on
     int sequence, position, context;  // whose keys; of the first query; of the sequence
+    int number, part, parts;          // of the item; of its keys; into which they are cut
 
     __device__ __forceinline__ int keys() const { return min(context, position + TOKENS); }  // that any of its queries sees
     __device__ __forceinline__ int last_tile() const { return (keys() - 1) / TILE; }
@@ -56,17 +62,21 @@ __device__ __forceinline__ int find_sequence(const Arguments& a, int block) {
     return a.sequences > 1 ? low - 1 : 0;
 }
 
-// The `round`-th item of this block, without rows where it is nobody's; the last blocks of a prompt, which see the most keys, first.
+// The `round`-th part of an item for this block, without rows where it is nobody's; the last blocks of a prompt, which see the most keys, first.
 __device__ __forceinline__ bool find_item(const Arguments& a, u32 round, Item& item) {
     const u32 side = a.heads / PACK, index = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-    if (index >= a.blocks * side) return false;
-    const int block = a.blocks - 1 - index / side;
+    if (index >= a.blocks * side * a.parts) return false;
+    item.number = index / a.parts, item.part = index % a.parts;
+    const int block = a.blocks - 1 - item.number / side;
     item.sequence = find_sequence(a, block);
     const int start = a.query_start[item.sequence] - a.base, count = a.query_start[item.sequence + 1] - a.base - start;
     const int first = (block - (a.sequences > 1 ? start / TOKENS + item.sequence : 0)) * TOKENS;
     item.context = a.context[item.sequence];
-    item.token = start + first, item.head = index % side * PACK, item.rows = min(TILE, (count - first) * PACK);
+    item.token = start + first, item.head = item.number % side * PACK, item.rows = min(TILE, (count - first) * PACK);
     item.position = item.context - count + first;
+    const int tiles = item.last_tile() + 1, left = (item.parts = min(a.parts, (tiles + LEAST_TILES - 1) / LEAST_TILES)) - item.part;
+    if (left <= 0) item.rows = 0;
+    item.top = tiles * left / item.parts - 1, item.bottom = tiles * (left - 1) / item.parts;
     return true;
 }
 
@@ -83,9 +93,9 @@ struct Arguments {
 
 struct Item {
     int token, head, rows;  // the first query's, and rows of the tile that are queries
-    int prompt, block;      // the prompt's first row, the place of the queries in it
+    int top, bottom;        // the tiles of keys, from the nearest to the queries on
+    int prompt;             // its first row
 
-    __device__ __forceinline__ int last_tile() const { return block; }
     __device__ __forceinline__ int gap(int tile) const { return 0; }
     __device__ __forceinline__ bool hides(int tile) const { return false; }  // but the first, which always does
 };
@@ -95,10 +105,10 @@ __device__ __forceinline__ bool find_item(const Arguments& a, u32 round, Item& i
     const u32 blocks = (a.length + TILE - 1) / TILE, side = a.count * a.heads;
     const u32 index = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
     if (index >= blocks * side) return false;
-    item.block = blocks - 1 - index / side;
+    item.top = blocks - 1 - index / side, item.bottom = 0;
     item.prompt = a.first_row + index % side / a.heads * a.length;
     item.head = index % side % a.heads;
-    item.token = item.prompt + item.block * TILE, item.rows = a.length - item.block * TILE;
+    item.token = item.prompt + item.top * TILE, item.rows = a.length - item.top * TILE;
     return true;
 }
 
@@ -148,9 +158,9 @@ __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& que
         const int* table = a.page_table + (u64)item.sequence * a.table_stride;
         const int column = item.head / a.group * SIZE, visible = item.keys();
         int held = 0, page = 0;
-        for (int tile = item.last_tile(); tile >= 0; --tile, ++turn) {
+        for (int tile = item.top; tile >= item.bottom; --tile, ++turn) {
             const u32 stage = turn % STAGES, parity = (turn / STAGES & 1) ^ 1;
-            if (tile == item.last_tile() || tile * (TILE / BOX) < held - 31) {
+            if (tile == item.top || tile * (TILE / BOX) < held - 31) {
                 held = (tile + 1) * (TILE / BOX) - 1;
                 const int key = (held - lane) * BOX;
                 page = key >= 0 && key < visible ? table[key / PAGE] : 0;
@@ -177,7 +187,7 @@ __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& que
     for (u32 round = 0; find_item(a, round, item); ++round) {
         barrier_wait(m.query_empty, (round & 1) ^ 1);
         copy_tile(queries, m.queries, item.head, item.token, m.query_full, once);
-        for (int tile = item.last_tile(); tile >= 0; --tile, ++turn) {
+        for (int tile = item.top; tile >= item.bottom; --tile, ++turn) {
             const u32 stage = turn % STAGES, parity = (turn / STAGES & 1) ^ 1;
             barrier_wait(m.key_empty + 8 * stage, parity);
             copy_tile(keys, m.keys + stage * TILE_BYTES, item.head / a.group, item.prompt + tile * TILE, m.key_full + 8 * stage, often);
@@ -310,6 +320,51 @@ __device__ __forceinline__ void finish(const Arguments& a, const Item& item, con
 // A row that has seen nothing yet: in a tile that hides all its keys from it, minus infinity less itself would be no number.
 #define LEAST (PAGED ? -1e30f : __int_as_float(0xff800000))
 
+#if PAGED
+
+// The sums of an item's parts, in their order, by the block that comes last; whether this is it. Every thread meets its own numbers of other blocks.
+__device__ __forceinline__ bool join(const Arguments& a, const Item& item, float (&sums)[SIZE / 2], float (&best)[2], float (&total)[2]) {
+    __shared__ int arrived;
+    const u64 stride = CONSUMERS * (SIZE / 8 + 1);  // of a part, in fours of numbers
+    float4* const parts = (float4*)a.sums + item.number * a.parts * stride + threadIdx.x;
+    float4* const own = parts + item.part * stride;
+#pragma unroll
+    for (int i = 0; i < SIZE / 8; ++i) own[i * CONSUMERS] = make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]);
+    own[SIZE / 8 * CONSUMERS] = make_float4(best[0], best[1], total[0], total[1]);
+    __threadfence();
+    sync_threads(1, CONSUMERS);
+    if (threadIdx.x == 0) {
+        arrived = atomicAdd(a.arrivals + item.number, 1);
+        if (arrived == item.parts - 1) a.arrivals[item.number] = 0;
+        __threadfence();
+    }
+    sync_threads(1, CONSUMERS);
+    const bool is_last = arrived == item.parts - 1;
+    sync_threads(1, CONSUMERS);  // `arrived` is written again with the next item
+    if (!is_last) return false;
+    best[0] = best[1] = LEAST, total[0] = total[1] = 0.f;
+    for (int part = 0; part < item.parts; ++part) {
+        const float4 rows = __ldcg(parts + part * stride + SIZE / 8 * CONSUMERS);
+        best[0] = fmaxf(best[0], rows.x), best[1] = fmaxf(best[1], rows.y);
+    }
+#pragma unroll
+    for (int i = 0; i < SIZE / 2; ++i) sums[i] = 0.f;
+    for (int part = 0; part < item.parts; ++part) {
+        const float4* const other = parts + part * stride;
+        const float4 rows = __ldcg(other + SIZE / 8 * CONSUMERS);
+        const float upper = power_of_2((rows.x - best[0]) * a.scale_log2), lower = power_of_2((rows.y - best[1]) * a.scale_log2);
+        total[0] += upper * rows.z, total[1] += lower * rows.w;
+#pragma unroll
+        for (int i = 0; i < SIZE / 8; ++i) {
+            const float4 four = __ldcg(other + i * CONSUMERS);
+            sums[4 * i] += upper * four.x, sums[4 * i + 1] += upper * four.y, sums[4 * i + 2] += lower * four.z, sums[4 * i + 3] += lower * four.w;
+        }
+    }
+    return true;
+}
+
+#endif
+
 __device__ __forceinline__ void wait_values(const Item& item, const Memory& m, int tile, u32 stage, u32 parity) {
     barrier_wait(m.value_full + 8 * stage, parity);
 #if PAGED
@@ -325,7 +380,6 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
         if (PAGED && item.rows <= 0) continue;
         float scores[TILE / 2], sums[SIZE / 2], best[2], total[2] = {}, shrink[2];
         u32 weights[TILE / 4];
-        const int last = item.last_tile();
         best[0] = best[1] = LEAST;
         barrier_wait(m.query_full, number++ & 1);
         barrier_wait(m.key_full + 8 * (turn % STAGES), turn / STAGES & 1);
@@ -334,17 +388,17 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
         products_wait();
         settle(scores);
         release(m.key_empty + 8 * (turn % STAGES));
-        hide_later(scores, item.gap(last));
+        hide_later(scores, item.gap(item.top));
         soften(scores, best, total, shrink, a.scale_log2);
         pack(scores, weights);
-        for (int tile = last - 1; tile >= 0; --tile, ++turn) {
+        for (int tile = item.top - 1; tile >= item.bottom; --tile, ++turn) {
             const u32 stage = turn % STAGES, after = (turn + 1) % STAGES;
             barrier_wait(m.key_full + 8 * after, (turn + 1) / STAGES & 1);
             settle(scores), settle(sums), settle(weights);
             products_begin();
             ask_scores(scores, queries, m.keys + after * TILE_BYTES);
             wait_values(item, m, tile + 1, stage, turn / STAGES & 1);
-            ask_output(sums, weights, m.values + stage * TILE_BYTES, tile != last - 1);
+            ask_output(sums, weights, m.values + stage * TILE_BYTES, tile != item.top - 1);
             products_wait_but_last();
             settle(scores);
             release(m.key_empty + 8 * after);
@@ -358,14 +412,17 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
             pack(scores, weights);
         }
         release(m.query_empty);
-        wait_values(item, m, 0, turn % STAGES, turn / STAGES & 1);
+        wait_values(item, m, item.bottom, turn % STAGES, turn / STAGES & 1);
         settle(sums), settle(weights);
         products_begin();
-        ask_output(sums, weights, m.values + turn % STAGES * TILE_BYTES, last > 0);
+        ask_output(sums, weights, m.values + turn % STAGES * TILE_BYTES, item.top > item.bottom);
         products_wait();
         settle(sums), settle(weights);
         release(m.value_empty + 8 * (turn % STAGES));
         ++turn;
+#if PAGED
+        if (item.parts > 1 && !join(a, item, sums, best, total)) continue;
+#endif
         finish(a, item, sums, total);
     }
 }
