@@ -45,7 +45,8 @@ def attend_run(
     output_TNH: Tensor,
 ) -> None:
     """Attention of some of the sequences, into their rows of `output`."""
-    if not window and run.max_query > DECODE_QUERIES and whole_attention.may_page(q_TNH, k_cache_PSKH):
+    few = 1 if run.last - run.first == 1 else DECODE_QUERIES
+    if not window and run.max_query > few and whole_attention.may_page(q_TNH, k_cache_PSKH):
         from redline.kernels import prompt_attention_cuda
 
         own = slice(run.start, run.stop)

@@ -13,18 +13,26 @@ of the table.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from redline import log
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.kv_write import reference_write_kv, write_kv
 from redline.kernels.norm import reference_rms_norm, rms_norm
-from redline.kernels.op import Inputs, OpSpec, random_tensor, use_triton
+from redline.kernels.op import Inputs, OpSpec, device_of, random_tensor, use_triton
 from redline.kernels.rope import reference as reference_rotate
 from redline.kernels.rope import rotate
+from redline.kernels.skinny import HOPPER
+from redline.kernels.trust import wrong_result
 from redline.ops import OPS
+
+MOST_OWN_SIZE = 256
+"""Of heads that a Hopper card's own kernel (cuda/heads.cu) takes."""
 
 
 def prepare_heads(
@@ -41,10 +49,9 @@ def prepare_heads(
     `qkv` is contiguous: query heads, key heads, value heads. `positions` and `slots` are int64; the slots of one call differ.
     """
     if use_triton(qkv_TM):
-        from redline.kernels import prepare_cuda, prepare_triton
-
-        if prepare_cuda.takes(qkv_TM, k_cache_PSKH):
-            return prepare_cuda.prepare_heads(qkv_TM, positions_T, slots_T, k_cache_PSKH, v_cache_PSKH, prepare, tail)
+        if _has_own(qkv_TM, k_cache_PSKH) and _own_is_right(qkv_TM.device):
+            return _by_own(qkv_TM, positions_T, slots_T, k_cache_PSKH, v_cache_PSKH, prepare, tail)
+        from redline.kernels import prepare_triton
 
         return prepare_triton.prepare_heads(qkv_TM, positions_T, slots_T, k_cache_PSKH, v_cache_PSKH, prepare, tail)
     q_TNH, k_TKH, v_TKH = _heads(qkv_TM.clone(), k_cache_PSKH)
@@ -55,6 +62,36 @@ def prepare_heads(
     if tail is None:
         return (q_TNH.contiguous(),)
     return tuple(_extended(part, tail) for part in (q_TNH, k_TKH, v_TKH))
+
+
+def _has_own(qkv_TM: Tensor, k_cache_PSKH: Tensor) -> bool:
+    """Whether there is a Hopper card's own kernel for these heads."""
+    size, device = k_cache_PSKH.shape[3], qkv_TM.device
+    is_bf16 = qkv_TM.dtype is k_cache_PSKH.dtype is torch.bfloat16
+    return (
+        qkv_TM.is_cuda and is_bf16 and size % 16 == 0 and size <= MOST_OWN_SIZE and device_of(device).target.capability == HOPPER
+    )
+
+
+def _own_is_right(device: torch.device) -> bool:
+    """Held against the reference once on a device, for which it waits: not under capture."""
+    if device not in _right:
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        reason = wrong_result(((dataclasses.replace(SPEC, run=_by_own), case) for case in SPEC.cases[-2:]), device)
+        _right[device] = reason is None
+        if reason is not None:
+            log.fallback("prepare_heads", reason)
+    return _right[device]
+
+
+_right: dict[torch.device, bool] = {}
+
+
+def _by_own(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    from redline.kernels import prepare_cuda
+
+    return prepare_cuda.prepare_heads(*args, **kwargs)
 
 
 def _heads(qkv_TM: Tensor, k_cache_PSKH: Tensor) -> tuple[Tensor, ...]:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 
 import torch
 from torch import Tensor
 
-from redline import log
-from redline.kernels import prepare as op
 from redline.kernels.cuda.compiler import machine_code
 from redline.kernels.cuda.launcher import Kernel
 from redline.kernels.heads import HeadPreparation
-from redline.kernels.op import device_of
-from redline.kernels.skinny import HOPPER
-from redline.kernels.trust import wrong_result
 
 WARPS = 8
-MOST_HEAD_SIZE = 256
 
 
 class _Arguments(ctypes.Structure):
@@ -34,34 +27,6 @@ class _Arguments(ctypes.Structure):
 def definitions(size: int, heads: int, kv_heads: int, normed: bool) -> dict[str, int]:
     """What cuda/heads.cu is compiled with."""
     return {"HEAD": size, "HEADS": heads, "KV_HEADS": kv_heads, "NORMED": int(normed)}
-
-
-def takes(qkv_TM: Tensor, k_cache_PSKH: Tensor) -> bool:
-    """Whether the kernel can prepare these heads, and is right on their device."""
-    size = k_cache_PSKH.shape[3]
-    return (
-        qkv_TM.is_cuda
-        and qkv_TM.dtype is k_cache_PSKH.dtype is torch.bfloat16
-        and size % 16 == 0
-        and size <= MOST_HEAD_SIZE
-        and device_of(qkv_TM.device).target.capability == HOPPER
-        and (not torch.cuda.is_current_stream_capturing() or qkv_TM.device in _tried)
-        and _is_right(qkv_TM.device)
-    )
-
-
-_tried: set[torch.device] = set()
-
-
-@functools.cache
-def _is_right(device: torch.device) -> bool:
-    """Held against the reference once, for which it waits."""
-    _tried.add(device)
-    spec = dataclasses.replace(op.SPEC, run=prepare_heads)
-    reason = wrong_result(((spec, case) for case in op.SPEC.cases[-2:]), device)
-    if reason is not None:
-        log.fallback("prepare_heads", reason)
-    return reason is None
 
 
 def prepare_heads(

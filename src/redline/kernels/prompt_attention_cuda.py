@@ -22,6 +22,7 @@ from redline.kernels.op import ceil_div, device_of
 from redline.kernels.ragged import Ragged
 
 TILE = 128  # rows of queries, and keys
+STAGES = 2  # of keys, and of values: with three, attention of long prompts takes a fiftieth longer (H200)
 CONSUMERS = 256  # threads that multiply
 LEAST_PAGE = 8  # tokens: a box of as many keys is the smallest that can be swizzled
 
@@ -47,12 +48,12 @@ class _PagedArguments(ctypes.Structure):
 
 def definitions(size: int) -> dict[str, int]:
     """What cuda/prompt_attention.cu is compiled with for whole prompts."""
-    return {"SIZE": size, "COLS": TILE, "PAGED": 0}
+    return {"SIZE": size, "COLS": TILE, "STAGES": STAGES, "PAGED": 0}
 
 
 def paged_definitions(size: int, group: int, page_size: int) -> dict[str, int]:
     """The same for keys in pages, of heads in groups of `group`."""
-    return {"SIZE": size, "COLS": TILE, "PAGED": 1, "PACK": packed(group), "PAGE": page_size}
+    return {"SIZE": size, "COLS": TILE, "STAGES": STAGES, "PAGED": 1, "PACK": packed(group), "PAGE": page_size}
 
 
 def packed(group: int) -> int:
@@ -69,7 +70,9 @@ def takes_pages(page_size: int) -> bool:
 def _kernel(definitions: tuple[tuple[str, int], ...], device: torch.device) -> Kernel:
     code = machine_code("prompt_attention.cu", dict(definitions))
     with torch.cuda.device(device):
-        return Kernel(code, "prompt_attention", threads=384, shared_bytes=5 * TILE * dict(definitions)["SIZE"] * 2 + 1024)
+        return Kernel(
+            code, "prompt_attention", threads=384, shared_bytes=(1 + 2 * STAGES) * TILE * dict(definitions)["SIZE"] * 2 + 1024
+        )
 
 
 def attend(whole: Whole, q_RNH: Tensor, k_RKH: Tensor, v_RKH: Tensor, scale: float, output_RNH: Tensor) -> None:

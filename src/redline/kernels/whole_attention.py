@@ -148,11 +148,11 @@ def causal(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, scale: float) -> Tens
 
 def may_page(q_TNH: Tensor, k_cache_PSKH: Tensor) -> bool:
     """Whether our own kernel may take prompts through this cache."""
-    if not _supports(PAGES, _kind_of(q_TNH, k_cache_PSKH), q_TNH.dtype) or not q_TNH.is_contiguous():
+    if not q_TNH.is_contiguous() or not _may(PAGES, _kind_of(q_TNH, k_cache_PSKH), q_TNH.dtype):
         return False
-    from redline.kernels import prompt_attention_cuda
+    from redline.kernels import prompt_attention_cuda  # which is there if it is trusted
 
-    return prompt_attention_cuda.takes_pages(k_cache_PSKH.shape[1]) and _is_trusted(PAGES, _kind_of(q_TNH, k_cache_PSKH))
+    return prompt_attention_cuda.takes_pages(k_cache_PSKH.shape[1])
 
 
 def distrust_paging(q_TNH: Tensor, k_cache_PSKH: Tensor, error: Exception) -> None:
@@ -206,7 +206,7 @@ def _first_line(error: Exception) -> str:
 
 
 def check(way: str, kind: Kind) -> float:
-    """The largest RMS error over RMS of the reference: two prompts together, and one read past its end; of pages, three chunks together."""
+    """The largest RMS error over RMS of the reference: two prompts together, and one read past its end; of pages, two chunks together."""
     if way == PAGES:
         return _check_pages(kind)
     device, heads, kv_heads, size = kind
@@ -232,11 +232,11 @@ def _check_pages(kind: Kind) -> float:
     from redline.kernels import attention, prompt_attention_cuda
 
     device, heads, kv_heads, size = kind
-    axes = {"B": 3, "Q": 150, "C": 330, "N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0}
+    axes = {"B": 2, "Q": 70, "C": 400, "N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0}
     inputs = attention.make_inputs(axes, torch.bfloat16, device, 1)
     q, ragged, scale = inputs["q_TNH"].contiguous(), inputs["ragged"], inputs["scale"]
     caches, output = (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), torch.empty_like(q)
-    run = Run(0, 3, 0, len(q), ragged.max_query, ragged.max_context)
+    run = Run(0, 2, 0, len(q), ragged.max_query, ragged.max_context)
     prompt_attention_cuda.attend_run(run, q, *caches, ragged, scale, output)
     (expected,) = attention.reference(q, *caches, ragged, scale)
     return rms_ratio(expected, output)

@@ -3,18 +3,18 @@
 // cache, those of the new tokens too, and lengths are read from memory, as a captured step needs it.
 //
 // A block takes a tile of 128 rows: queries of one head, or (PAGED) of PACK heads that share their keys. Two warpgroups have 64 rows each, a warp copies
-// tiles of 128 keys and their values. The keys nearest to the queries come first, so only the first tile, or the first two, hide any. While a tile's
-// weights are computed, the next scores and the last sums are on their way. Blocks stay and take one item after another, the longest first.
+// tiles of 128 keys, another their values: a stage of keys is free half a turn before one of values. The keys nearest to the queries come first, so only
+// the first tile, or the first two, hide any. While a tile's weights are computed, the next scores and the last sums are on their way. Blocks stay and
+// take one item after another, the longest first. Where there are few items their keys are cut into parts (PAGED), which the last block to end joins.
 //
-// Defined by the compiler: SIZE (of a head: 64 or 128), COLS (128, the keys of a tile), PAGED, and for pages PACK and PAGE (tokens of a page: a power of
-// two, at least 8).
+// Defined by the compiler: SIZE (of a head: 64 or 128), COLS (128, the keys of a tile), STAGES (tiles of keys on their way, and of values), PAGED, and for
+// pages PACK and PAGE (tokens of a page: a power of two, at least 8).
 
 #define TILE 128
 #define CONSUMERS 256
 #define PIECES (SIZE / 64)  // of 64 numbers of a head: rows of 128 bytes
 #define PIECE_BYTES (TILE * 128)
 #define TILE_BYTES (PIECES * PIECE_BYTES)
-#define STAGES 2
 
 #if PAGED
 
@@ -44,7 +44,7 @@ struct Item {
     __device__ __forceinline__ int keys() const { return min(context, position + TOKENS); }  // that any of its queries sees
     __device__ __forceinline__ int last_tile() const { return (keys() - 1) / TILE; }
     __device__ __forceinline__ int copied() const { return min(context, (keys() + BOX - 1) / BOX * BOX); }  // keys that are there, in whole boxes
-    // Keys of the tile that the first query sees, but for one.
+    // The place of the first query's own key in a tile, or behind it.
     __device__ __forceinline__ int gap(int tile) const { return position - tile * TILE; }
     __device__ __forceinline__ bool hides(int tile) const { return gap(tile) < TILE - 1; }
 };
@@ -74,8 +74,10 @@ __device__ __forceinline__ bool find_item(const Arguments& a, u32 round, Item& i
     item.context = a.context[item.sequence];
     item.token = start + first, item.head = item.number % side * PACK, item.rows = min(TILE, (count - first) * PACK);
     item.position = item.context - count + first;
-    const int tiles = item.last_tile() + 1, left = (item.parts = min(a.parts, (tiles + LEAST_TILES - 1) / LEAST_TILES)) - item.part;
-    if (left <= 0) item.rows = 0;
+    const int tiles = item.last_tile() + 1;
+    item.parts = min(a.parts, (tiles + LEAST_TILES - 1) / LEAST_TILES);
+    const int left = item.parts - item.part;
+    if (left <= 0) item.rows = 0;  // there are fewer parts than blocks for them
     item.top = tiles * left / item.parts - 1, item.bottom = tiles * (left - 1) / item.parts;
     return true;
 }
@@ -143,14 +145,17 @@ __device__ __forceinline__ void copy_keys(const TensorMap& map, u32 target, u32 
     }
 }
 
-__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& queries, const TensorMap& keys, const TensorMap& values, const Memory& m) {
+// A warp copies keys, with the queries before them, or VALUES.
+template <bool VALUES>
+__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& queries, const TensorMap& map, const Memory& m) {
     const u64 once = policy_evict_first(), often = policy_evict_last();
+    const u32 tiles = VALUES ? m.values : m.keys, full = VALUES ? m.value_full : m.key_full, empty = VALUES ? m.value_empty : m.key_empty;
     const int lane = threadIdx.x % 32;
     Item item;
     u32 turn = 0, number = 0;
     for (u32 round = 0; find_item(a, round, item); ++round) {
         if (item.rows <= 0) continue;
-        if (lane == 0) {
+        if (!VALUES && lane == 0) {
             barrier_wait(m.query_empty, (number & 1) ^ 1);
             copy_queries(queries, m.queries, item, m.query_full, once);
         }
@@ -165,8 +170,7 @@ __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& que
                 const int key = (held - lane) * BOX;
                 page = key >= 0 && key < visible ? table[key / PAGE] : 0;
             }
-            copy_keys(keys, m.keys + stage * TILE_BYTES, m.key_full + 8 * stage, m.key_empty + 8 * stage, parity, column, tile, visible, page, held, often);
-            copy_keys(values, m.values + stage * TILE_BYTES, m.value_full + 8 * stage, m.value_empty + 8 * stage, parity, column, tile, visible, page, held, often);
+            copy_keys(map, tiles + stage * TILE_BYTES, full + 8 * stage, empty + 8 * stage, parity, column, tile, visible, page, held, often);
         }
     }
 }
@@ -179,20 +183,23 @@ __device__ __forceinline__ void copy_tile(const TensorMap& map, u32 target, int 
     for (int piece = 0; piece < PIECES; ++piece) copy_box(target + piece * PIECE_BYTES, map, head * SIZE + 64 * piece, row, full, policy);
 }
 
-__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& queries, const TensorMap& keys, const TensorMap& values, const Memory& m) {
+// A thread copies keys, with the queries before them, or VALUES.
+template <bool VALUES>
+__device__ __forceinline__ void produce(const Arguments& a, const TensorMap& queries, const TensorMap& map, const Memory& m) {
     if (threadIdx.x % 32) return;
     const u64 once = policy_evict_first(), often = policy_evict_last();
+    const u32 tiles = VALUES ? m.values : m.keys, full = VALUES ? m.value_full : m.key_full, empty = VALUES ? m.value_empty : m.key_empty;
     Item item;
     u32 turn = 0;
     for (u32 round = 0; find_item(a, round, item); ++round) {
-        barrier_wait(m.query_empty, (round & 1) ^ 1);
-        copy_tile(queries, m.queries, item.head, item.token, m.query_full, once);
+        if (!VALUES) {
+            barrier_wait(m.query_empty, (round & 1) ^ 1);
+            copy_tile(queries, m.queries, item.head, item.token, m.query_full, once);
+        }
         for (int tile = item.top; tile >= item.bottom; --tile, ++turn) {
-            const u32 stage = turn % STAGES, parity = (turn / STAGES & 1) ^ 1;
-            barrier_wait(m.key_empty + 8 * stage, parity);
-            copy_tile(keys, m.keys + stage * TILE_BYTES, item.head / a.group, item.prompt + tile * TILE, m.key_full + 8 * stage, often);
-            barrier_wait(m.value_empty + 8 * stage, parity);
-            copy_tile(values, m.values + stage * TILE_BYTES, item.head / a.group, item.prompt + tile * TILE, m.value_full + 8 * stage, often);
+            const u32 stage = turn % STAGES;
+            barrier_wait(empty + 8 * stage, (turn / STAGES & 1) ^ 1);
+            copy_tile(map, tiles + stage * TILE_BYTES, item.head / a.group, item.prompt + tile * TILE, full + 8 * stage, often);
         }
     }
 }
@@ -237,7 +244,7 @@ __device__ __forceinline__ void ask_output(float (&sums)[SIZE / 2], const u32 (&
     products_commit();
 }
 
-// A row sees keys of a tile up to its own, which is `gap` behind its place among the queries.
+// A row sees keys of a tile up to its own: the first one's is at `gap`.
 __device__ __forceinline__ void hide_later(float (&scores)[TILE / 2], int gap) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = 2 * (threadIdx.x % 4);
 #pragma unroll
@@ -260,6 +267,11 @@ __device__ __forceinline__ void clear_values(u32 values, int live) {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     sync_threads(1, CONSUMERS);
 }
+
+// The warpgroups ask for products in turns, so that the weights of one are computed while the other's products run (Shah et al., 2024). The first
+// one's turn is given by the second one at the beginning.
+__device__ __forceinline__ void take_turn() { sync_threads(2 + threadIdx.x / 128, CONSUMERS); }
+__device__ __forceinline__ void give_turn() { arrive_threads(3 - threadIdx.x / 128, CONSUMERS); }
 
 // Scores become weights; `shrink` is what earlier sums must be multiplied by.
 __device__ __forceinline__ void soften(float (&scores)[TILE / 2], float (&best)[2], float (&total)[2], float (&shrink)[2], float scale_log2) {
@@ -365,17 +377,11 @@ __device__ __forceinline__ bool join(const Arguments& a, const Item& item, float
 
 #endif
 
-__device__ __forceinline__ void wait_values(const Item& item, const Memory& m, int tile, u32 stage, u32 parity) {
-    barrier_wait(m.value_full + 8 * stage, parity);
-#if PAGED
-    if (tile == item.last_tile() && item.copied() < (tile + 1) * TILE) clear_values(m.values + stage * TILE_BYTES, item.copied() - tile * TILE);
-#endif
-}
-
 __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
     const u32 queries = m.queries + threadIdx.x / 128 * 64 * 128;
     Item item;
     u32 turn = 0, number = 0;
+    if (threadIdx.x >= 128) give_turn();
     for (u32 round = 0; find_item(a, round, item); ++round) {
         if (PAGED && item.rows <= 0) continue;
         float scores[TILE / 2], sums[SIZE / 2], best[2], total[2] = {}, shrink[2];
@@ -389,16 +395,24 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
         settle(scores);
         release(m.key_empty + 8 * (turn % STAGES));
         hide_later(scores, item.gap(item.top));
+#if PAGED
+        if (item.top == item.last_tile() && item.copied() < (item.top + 1) * TILE) {
+            barrier_wait(m.value_full + 8 * (turn % STAGES), turn / STAGES & 1);
+            clear_values(m.values + turn % STAGES * TILE_BYTES, item.copied() - item.top * TILE);
+        }
+#endif
         soften(scores, best, total, shrink, a.scale_log2);
         pack(scores, weights);
         for (int tile = item.top - 1; tile >= item.bottom; --tile, ++turn) {
             const u32 stage = turn % STAGES, after = (turn + 1) % STAGES;
             barrier_wait(m.key_full + 8 * after, (turn + 1) / STAGES & 1);
             settle(scores), settle(sums), settle(weights);
+            take_turn();
             products_begin();
             ask_scores(scores, queries, m.keys + after * TILE_BYTES);
-            wait_values(item, m, tile + 1, stage, turn / STAGES & 1);
+            barrier_wait(m.value_full + 8 * stage, turn / STAGES & 1);
             ask_output(sums, weights, m.values + stage * TILE_BYTES, tile != item.top - 1);
+            give_turn();
             products_wait_but_last();
             settle(scores);
             release(m.key_empty + 8 * after);
@@ -412,7 +426,7 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
             pack(scores, weights);
         }
         release(m.query_empty);
-        wait_values(item, m, item.bottom, turn % STAGES, turn / STAGES & 1);
+        barrier_wait(m.value_full + 8 * (turn % STAGES), turn / STAGES & 1);
         settle(sums), settle(weights);
         products_begin();
         ask_output(sums, weights, m.values + turn % STAGES * TILE_BYTES, item.top > item.bottom);
@@ -425,10 +439,11 @@ __device__ __forceinline__ void consume(const Arguments& a, const Memory& m) {
 #endif
         finish(a, item, sums, total);
     }
+    if (threadIdx.x < 128) take_turn();  // the last one, which nobody needs
 }
 
 // The block has 168 for each of its threads; what one warpgroup takes another must have given back, or it waits for ever.
-#define CONSUMER_REGISTERS (PAGED ? 232 : 240)
+#define CONSUMER_REGISTERS 232
 
 extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1)
     prompt_attention(const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values,
@@ -459,6 +474,8 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1)
         consume(a, m);
     } else {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(3 * 168 - 2 * CONSUMER_REGISTERS));
-        if (threadIdx.x < CONSUMERS + 32) produce(a, queries, keys, values, m);
+        const u32 warp = threadIdx.x / 32 - CONSUMERS / 32;
+        if (warp == 0) produce<false>(a, queries, keys, m);
+        if (warp == 1) produce<true>(a, queries, values, m);
     }
 }
