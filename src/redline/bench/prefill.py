@@ -1,18 +1,20 @@
 """`redline bench prefill`: prompts to first tokens, a batch of long ones and single ones on an idle engine.
 
 Each call asks for one token of each prompt and is timed on the host, so a single prompt's figure is its time to the first
-token through the offline door. No prompt comes twice. Single prompts are timed before any batch: a card that comes from
-its power limit is slower for a while, and is not idle. Open `measure` first.
+token through the offline door. No prompt comes twice. Single prompts are timed before any batch, each after a pause
+(`load.IDLE_S`): a card that comes from its power limit is slower for a while, and is not idle. Open `measure` first.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redline.bench import limits, report
 from redline.bench.harness import Bench, Run
+from redline.bench.load import IDLE_S
 from redline.bench.report import Column, Rates, Voice
 
 WARM_RUNS = 2
@@ -50,6 +52,8 @@ def measure(
                 for _ in range(WARM_RUNS):
                     bench.run(batch, prompt, 1)
             for number, (batch, prompt) in itertools.product(range(repeats), together):
+                if batch == 1:
+                    time.sleep(IDLE_S)
                 runs[batch, prompt].append(bench.run(batch, prompt, 1))
                 seconds = runs[batch, prompt][-1].seconds
                 voice.hint(f"{batch} x {prompt}, round {number + 1} of {repeats}: {seconds * 1e3:.2f} ms")

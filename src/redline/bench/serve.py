@@ -25,7 +25,7 @@ import numpy as np
 from redline import checkpoint as checkpoints
 from redline import env
 from redline.bench import report
-from redline.bench.load import Mix, Planned, Seen, Target, arrivals, offer, one_by_one
+from redline.bench.load import IDLE_S, Mix, Planned, Seen, Target, arrivals, offer, one_by_one
 from redline.bench.report import Column, Rates, Voice
 from redline.bench.served import served
 from redline.config import AUTO
@@ -119,18 +119,19 @@ def _settles(url: str) -> bool:
 async def _rows(target: Target, vocab_size: int, asked: Asked, voice: Voice) -> list[report.Row]:
     random = np.random.default_rng(asked.seed)
     await offer(target, [Planned(0.0, random.integers(0, vocab_size, 32).tolist(), WARM_OUTPUT) for _ in range(WARM)])
-    # In turns, as `redline bench prefill` times them: a card that computes long prompts without a pause reaches its power limit, and is not idle.
+    # In turns and with pauses, as `redline bench prefill` times them: a card that computes long prompts without a pause reaches its power limit.
     turns = [prompt for _ in range(asked.repeats + 1) for prompt in asked.first]
-    seen = await one_by_one(target, [Planned(0.0, random.integers(0, vocab_size, prompt).tolist(), 2) for prompt in turns])
+    plan = [Planned(0.0, random.integers(0, vocab_size, prompt).tolist(), 2) for prompt in turns]
+    seen = await one_by_one(target, plan, pause_s=IDLE_S)
     kinds = len(asked.first)
     rows = [_first(prompt, seen[kinds + place :: kinds]) for place, prompt in enumerate(asked.first)]
     if rows:
         voice.tell(report.table(rows, FIRST))
     loaded = []
     for rate in asked.rates:
-        plan = arrivals(rate, asked.seconds, asked.mix, vocab_size, random)
-        voice.hint(f"{rate:g} requests a second: {len(plan)} requests")
-        loaded.append(summary(rate, await offer(target, plan), asked.ttft_s, asked.itl_s))
+        offered = arrivals(rate, asked.seconds, asked.mix, vocab_size, random)
+        voice.hint(f"{rate:g} requests a second: {len(offered)} requests")
+        loaded.append(summary(rate, await offer(target, offered), asked.ttft_s, asked.itl_s))
     if loaded:
         voice.tell(report.table([{**row, **_flat(row)} for row in loaded], COLUMNS))
     return rows + loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -129,6 +130,11 @@ def test_one_by_one_keeps_its_connection() -> None:
     seen = _offered(server, [Planned(0.0, [i], 2) for i in range(2, 7)], one_by_one)
     assert [one.failure for one in seen] == [""] * 5 and server.connections == 1
     assert server.prompts == [[2], [3], [4], [5], [6]]
+
+
+def test_pauses_lie_before_the_requests_and_are_not_counted() -> None:
+    seen = _offered(Server(), [Planned(0.0, [i], 1) for i in (2, 3)], functools.partial(one_by_one, pause_s=0.2))
+    assert seen[1].due >= seen[0].events[-1] + 0.2 and seen[1].ttft_s < 0.2
 
 
 def test_what_goes_wrong_is_counted_and_the_rest_goes_on() -> None:

@@ -76,12 +76,15 @@ def test_throughput_counts_every_request() -> None:
     assert row["spread"] is None and row["preemptions"] == 0
 
 
-def test_prefill_times_a_batch_and_single_prompts() -> None:
+def test_prefill_times_a_batch_and_single_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(prefill.time, "sleep", pauses.append)
     document = prefill.measure(MODEL, ENGINE, [(2, 64), (1, 16)], _silent(), repeats=2, rates=RATES)
     assert [(row["batch"], row["prompt"]) for row in document["rows"]] == [(2, 64), (1, 16)]
     for row in document["rows"]:
         assert row["tokens_per_s"] == pytest.approx(row["batch"] * row["prompt"] / row["ms"] * 1e3, rel=1e-2)
         assert row["steps"] >= 1
+    assert pauses == [prefill.IDLE_S] * 2, "before each single prompt, and nowhere else"
 
 
 def test_the_command_prints_ceiling_table_and_document(capsys: pytest.CaptureFixture[str]) -> None:
