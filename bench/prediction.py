@@ -86,6 +86,8 @@ def read(path: Path, spread: float) -> list[Point]:
 def _of_document(document: dict[str, Any], spread: float) -> list[Point]:
     if document["bench"] not in ("decode", "prefill") or document["ceilings"] is None:
         return []
+    if document["options"].get("determinism") == "batch_invariant":
+        return []  # other kernels, for which there is no forecast
     rates = document["ceilings"]
     matmul = {dtype: rate * 1e12 for dtype, rate in rates["matmul_tflops"].items()}
     place = _place(document["device"], rates["read_gb_s"] * 1e9, matmul, rates.get("spread") or 0.0)

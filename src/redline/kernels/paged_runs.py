@@ -45,7 +45,7 @@ def attend_run(
     output_TNH: Tensor,
 ) -> None:
     """Attention of some of the sequences, into their rows of `output`."""
-    few = 1 if run.last - run.first == 1 else DECODE_QUERIES
+    few = 1 if run.last - run.first == 1 else DECODE_QUERIES  # many sequences of few tokens are not measured
     if not window and run.max_query > few and whole_attention.may_page(q_TNH, k_cache_PSKH):
         from redline.kernels import prompt_attention_cuda
 

@@ -148,7 +148,9 @@ def causal(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, scale: float) -> Tens
 
 def may_page(q_TNH: Tensor, k_cache_PSKH: Tensor) -> bool:
     """Whether our own kernel may take prompts through this cache."""
-    if not q_TNH.is_contiguous() or not _may(PAGES, _kind_of(q_TNH, k_cache_PSKH), q_TNH.dtype):
+    if not q_TNH.is_contiguous() or k_cache_PSKH.dtype is not q_TNH.dtype:
+        return False
+    if not _may(PAGES, _kind_of(q_TNH, k_cache_PSKH), q_TNH.dtype):
         return False
     from redline.kernels import prompt_attention_cuda  # which is there if it is trusted
 

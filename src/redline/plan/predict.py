@@ -236,7 +236,7 @@ class Predictor:
             fit = sum(both) / sum(part.limit_s for part in reading)
             reading = [dataclasses.replace(part, limit_s=part.limit_s * fit) for part in reading]
         found += reading
-        found += self._rest(linear.stages, work, prompted=many is not None)
+        found += self._rest(linear.stages, work, prompted=work.tokens > work.sequences)
         found += self._link(work)
         value, limit = sum(part.seconds for part in found), sum(part.limit_s for part in found)
         return Step(Estimate.of(max(value, limit), self.error, limit), tuple(found), work.tokens)

@@ -63,3 +63,15 @@ def test_noisy_rows_are_left_out_where_that_is_asked(bench: ModuleType, tmp_path
     file = tmp_path / "points.jsonl"
     file.write_text(json.dumps(document) + "\n")
     assert len(bench.read(file, spread=1.0)) < len(bench.read(file, spread=float("inf"))) == len(document["rows"])
+
+
+def test_steps_of_other_kernels_are_no_points(bench: ModuleType, tmp_path: Path) -> None:
+    """Batch-invariant ones, for which there is no forecast."""
+    found = []
+    for line in (RESULTS / "2026-11-22.jsonl").read_text().splitlines():
+        result = json.loads(line)["result"]
+        if isinstance(result, dict) and result.get("options", {}).get("determinism") == "batch_invariant":
+            found.append(line)
+    assert found
+    (tmp_path / "points.jsonl").write_text("\n".join(found))
+    assert not bench.read(tmp_path / "points.jsonl", spread=1.0)

@@ -85,6 +85,14 @@ def test_a_step_of_which_only_sums_are_known_is_the_same_step() -> None:
         assert known_sums.seconds.value == pytest.approx(made.step(prompts, decodes, context).seconds.value)
 
 
+def test_short_prompts_cost_what_every_prompt_costs_once() -> None:
+    """They take the attention of few queries, but the host knows no difference."""
+    made = predictor("qwen3-8b")
+    first = {tokens: made.first_token(tokens).value for tokens in (1, 2, 16, 17)}
+    assert first[16] == pytest.approx(first[17], rel=0.02)
+    assert first[2] - first[1] == pytest.approx(HOPPER.prompt_s, rel=0.2)
+
+
 def test_fewer_bits_take_less_time_where_memory_limits() -> None:
     steps = [predictor(weights=name).decode(1, 300).seconds.value for name in ("bf16", "fp8", "int4")]
     assert steps == sorted(steps, reverse=True)
