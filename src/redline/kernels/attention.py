@@ -132,7 +132,7 @@ def make_ragged(
 def make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
     """B sequences of at most Q query tokens and C keys, the first of exactly so many, over a cache whose free slots are NaN.
 
-    `EMPTY` adds a sequence without history or query in second place, `PAD` so many with one query that sees nothing, last;
+    `DENSE` lays the queries of tokens end to end; else they lie where a projection leaves them. `EMPTY` adds a sequence without history or query in second place, `PAD` so many with one query that sees nothing, last;
     `ALIKE` keeps the lengths from the host.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -148,10 +148,11 @@ def make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.devic
     ragged, num_pages = make_ragged(queries, contexts, axes["S"], device, seed, known=not axes.get("ALIKE"))
     tokens, heads, kv_heads, size = sum(queries), axes["N"], axes["K"], axes["H"]
     qkv = random_tensor((tokens, (heads + 2 * kv_heads) * size), dtype, device, seed)
+    q_TNH = qkv[:, : heads * size].view(tokens, heads, size)
     shape = (num_pages, axes["S"], kv_heads, size)
     used_PS = _used_slots(ragged, num_pages, axes["S"]).to(device)[..., None, None]
     return {
-        "q_TNH": qkv[:, : heads * size].view(tokens, heads, size),
+        "q_TNH": q_TNH.contiguous() if axes.get("DENSE") else q_TNH,
         "k_cache_PSKH": torch.where(used_PS, random_tensor(shape, dtype, device, seed + 1), torch.nan),
         "v_cache_PSKH": torch.where(used_PS, random_tensor(shape, dtype, device, seed + 2), torch.nan),
         "ragged": ragged,
@@ -191,7 +192,8 @@ SPEC = OpSpec(
         _case(1, 33, 33, (3, 1), 64),
         _case(2, 37, 101, (14, 2), 64, w=24),
         _case(3, 70, 129, (4, 2), 80, s=64, EMPTY=1, PAD=3),
-        _case(4, 40, 200, (4, 2), 64, s=64, EMPTY=1, PAD=2, ALIKE=1),
+        _case(4, 40, 200, (4, 2), 64, s=64, EMPTY=1, PAD=2, ALIKE=1, DENSE=1),
+        _case(2, 40, 290, (5, 1), 128, DENSE=1),
         _case(5, 20, 150, (4, 2), 128, s=128, w=70),
         _case(2, 19, 40, (2, 1), 256, s=8),
     ),

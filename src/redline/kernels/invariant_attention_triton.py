@@ -21,10 +21,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from redline.kernels import attention_plan, op
+from redline.kernels import op
 from redline.kernels.attention_plan import DECODE_QUERIES, Run
 from redline.kernels.attention_triton import LOG2_E
 from redline.kernels.op import Device, ceil_div, next_power_of_two
+from redline.kernels.paged_runs import runs_of
 from redline.kernels.ragged import Ragged
 
 SEGMENT_KEYS = 512
@@ -72,15 +73,9 @@ def invariant_attention(
     """See invariant_attention.invariant_attention. Launches one kernel, or two, for each kind of sequence that the host knows
     of; no synchronisation."""
     output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
-    for run in _runs(ragged, q_TNH.shape[0]):
+    for run in runs_of(ragged, q_TNH.shape[0]):
         _attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
     return output_TNH
-
-
-def _runs(ragged: Ragged, tokens: int) -> tuple[Run, ...]:
-    if ragged.lengths is None or ragged.max_query <= DECODE_QUERIES:
-        return (Run(0, len(ragged.context_B), 0, tokens, ragged.max_query, ragged.max_context),)
-    return attention_plan.paged_runs(ragged.lengths)
 
 
 @dataclass(frozen=True)

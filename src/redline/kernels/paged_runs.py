@@ -20,12 +20,13 @@ def paged_attention(
 ) -> Tensor:
     """See attention.paged_attention. One run for each kind of sequence that the host knows of; no synchronisation."""
     output_TNH = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
-    for run in _runs(ragged, q_TNH.shape[0]):
+    for run in runs_of(ragged, q_TNH.shape[0]):
         attend_run(run, q_TNH, k_cache_PSKH, v_cache_PSKH, ragged, scale, window, output_TNH)
     return output_TNH
 
 
-def _runs(ragged: Ragged, tokens: int) -> tuple[Run, ...]:
+def runs_of(ragged: Ragged, tokens: int) -> tuple[Run, ...]:
+    """The sequences of a step of T tokens: one run where the host does not know their lengths, as in a captured step, or none has many queries."""
     if ragged.lengths is None or ragged.max_query <= DECODE_QUERIES:
         return (Run(0, len(ragged.context_B), 0, tokens, ragged.max_query, ragged.max_context),)
     if "runs" not in ragged.plans:

@@ -234,9 +234,9 @@ def _check_pages(kind: Kind) -> float:
     from redline.kernels import attention, prompt_attention_cuda
 
     device, heads, kv_heads, size = kind
-    axes = {"B": 2, "Q": 70, "C": 400, "N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0}
+    axes = {"B": 2, "Q": 70, "C": 400, "N": heads, "K": kv_heads, "H": size, "S": PAGE_SIZE, "W": 0, "DENSE": 1}
     inputs = attention.make_inputs(axes, torch.bfloat16, device, 1)
-    q, ragged, scale = inputs["q_TNH"].contiguous(), inputs["ragged"], inputs["scale"]
+    q, ragged, scale = inputs["q_TNH"], inputs["ragged"], inputs["scale"]
     caches, output = (inputs["k_cache_PSKH"], inputs["v_cache_PSKH"]), torch.empty_like(q)
     run = Run(0, 2, 0, len(q), ragged.max_query, ragged.max_context)
     prompt_attention_cuda.attend_run(run, q, *caches, ragged, scale, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -33,12 +34,19 @@ def test_a_start_that_fails_says_why() -> None:
         start.measure("no-such-model", {}, SILENT, repeats=1, with_server=False)
 
 
-def test_a_server_is_loaded_over_http() -> None:
-    """Single prompts of several sizes, in turns: what becomes of one that is too long is told of no other."""
+def test_a_server_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single prompts of several sizes, in turns and with pauses: what becomes of one that is too long is told of no other."""
+    pauses = []
+
+    async def one_by_one(target: load.Target, plan: Sequence[load.Planned], *, pause_s: float = 0.0) -> list[load.Seen]:
+        pauses.append(pause_s)
+        return await load.one_by_one(target, plan)
+
+    monkeypatch.setattr(serve, "one_by_one", one_by_one)
     asked = serve.Asked((20.0,), 0.5, load.Fixed(8, 6), first=(16, 300, 8), repeats=2, ttft_s=10.0, itl_s=10.0)
     document = serve.measure(MODEL, ENGINE, asked, SILENT, url=None, rates=Rates(read_gb_s=20.0))
     first, long, short, loaded = document["rows"]
-    assert (first["prompt"], long["prompt"], short["prompt"]) == (16, 300, 8)
+    assert (first["prompt"], long["prompt"], short["prompt"]) == (16, 300, 8) and pauses == [load.IDLE_S]
     assert all(row["first_ms"] > 0 and len(row["samples_ms"]) == 2 and not row["failures"] for row in (first, short))
     assert sum(long["failures"].values()) == 2 and not long["samples_ms"]
     assert loaded["failed"] == 0 and loaded["good_share"] == 1.0
