@@ -17,6 +17,7 @@ class Ledger:
     def __init__(self, pool: PagePool, prefix: PrefixCache | None) -> None:
         self._pool = pool
         self._prefix = prefix
+        self.planned: list[Sequence] = []  # that have new tokens in the newest plan, whose pages are not in the prefix cache yet
         self.query_tokens = 0
         self.hit_tokens = 0
 
@@ -32,8 +33,7 @@ class Ledger:
         if self._prefix is None or seq.needs_every_position:
             return [], 0
         most = (len(seq.tokens) - 1) // self._pool.page_size
-        self._prefix.extend(seq.digests, seq.request.cache_salt, seq.tokens, most)
-        pages = self._prefix.match(seq.digests[:most], seq.tokens)
+        pages = self._prefix.match(seq.digests, seq.request.cache_salt, seq.tokens, most)
         return pages, len(pages) * self._pool.page_size
 
     def cost(self, seq: Sequence, shared: list[int], start: int) -> int:
@@ -116,6 +116,12 @@ class Ledger:
         for i in range(seq.num_registered, full):
             self._prefix.insert(seq.digests[i], seq.pages[i], seq.tokens[i * size : (i + 1) * size])
         seq.num_registered = full
+
+    def register_planned(self) -> None:
+        """`register` those of the newest plan, now that the device has it: digests of a long prompt take longer than its launch."""
+        for seq in self.planned:
+            self.register(seq)
+        self.planned = []
 
     def forget(self) -> None:
         """Empty the prefix cache: what its pages hold is not certain any more."""

@@ -35,12 +35,16 @@ class PrefixCache:
             before = digests[-1] if digests else hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()
             digests.append(hashlib.sha256(before + array("q", tokens[i * size : (i + 1) * size]).tobytes()).digest())
 
-    def match(self, digests: list[bytes], tokens: list[int]) -> list[int]:
-        """The longest run of cached pages that `tokens` begins with. Takes no reference."""
+    def match(self, digests: list[bytes], salt: str, tokens: list[int], most: int) -> list[int]:
+        """The longest run of cached pages, of `most` at the most, that `tokens` begins with. Takes no reference.
+
+        `digests` grows as far as was looked: who finds nothing has not waited for those of a long prompt.
+        """
         size = self._pool.page_size
         found: list[int] = []
-        for i, digest in enumerate(digests):
-            page = self._pages.get(digest)
+        for i in range(most):
+            self.extend(digests, salt, tokens, i + 1)
+            page = self._pages.get(digests[i])
             if page is None or self._contents[page][1] != tokens[i * size : (i + 1) * size]:
                 break
             found.append(page)

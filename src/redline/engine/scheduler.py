@@ -158,6 +158,7 @@ class Scheduler:
 
         With no step outstanding and `has_work`, it is None only where all wait for their grammars (`release`).
         """
+        self._ledger.register_planned()
         draft = Draft(self._budget.tokens, self.bound)
         self.started = []
         self._make_room(draft)
@@ -165,8 +166,7 @@ class Scheduler:
         self._admit_waiting(draft)
         if draft.copies:
             self._pool.free([source for source, _ in draft.copies])  # held until now, see Ledger.grow
-        for entry in draft.chunks:
-            self._ledger.register(entry.sequence)
+        self._ledger.planned = [entry.sequence for entry in draft.chunks]
         plan = self._course.plan(draft, self._steps, len(self._running), common=self._pool.shared_tokens)
         if plan is None:
             return None

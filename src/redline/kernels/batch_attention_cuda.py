@@ -31,6 +31,12 @@ SHARERS = 1024
 LEAST_COMMON = 48
 """Tiles that sequences must have in common for a bundle: 512 keys (of 1,280, 256 sequences) the level-2 cache serves as well (H200)."""
 
+MOST_HEADS, LEAST_HEADS = 8, 4  # that one block reads together
+FEW_SEQUENCES = 3
+"""Up to so many with heads of 128 columns, a block reads fewer of them: half as many blocks share a sequence, and each leaves room for blocks of the
+projection behind it. One of 32,000 tokens takes an 8B 4.89 ms a step and not 5.29 (H200); from 4 on it is all one. Heads of 64 are too much work for so few warps."""
+
+APART = 32  # ints between counters that many blocks look at: a line of memory
 DEALERS = 256  # threads of cuda/deal.cu
 PREPARED_BYTES = 47 * 1024  # of the 48 KiB that a block has without asking; barriers take some
 RING_BYTES = 96 * 1024
@@ -58,7 +64,7 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("qkv", "q_norm", "k_norm", "cos_sin", "k_cache", "v_cache", "context")),
         *((name, ctypes.c_void_p) for name in ("page_table", "entries", "members", "first_tile", "starts")),
         *((name, ctypes.c_void_p) for name in ("sums", "bests", "bundle_sums", "bundle_bests", "first_sums", "first_bests")),
-        *((name, ctypes.c_void_p) for name in ("arrivals", "output")),
+        *((name, ctypes.c_void_p) for name in ("arrivals", "meetings", "output")),
         *((name, ctypes.c_int) for name in ("rows", "room", "kv_heads", "table_stride", "blocks")),
         *((name, ctypes.c_float) for name in ("scale_log2", "eps")),
     ]
@@ -74,25 +80,25 @@ class _DealArguments(ctypes.Structure):
 def takes(rows: int, heads: int, kv_heads: int, size: int, page_size: int) -> bool:
     """Whether the kernel exists for these heads, and has a counter for each of so many sequences' heads."""
     fits = rows * kv_heads <= ARRIVALS and heads // kv_heads <= 16
-    return fits and size in (64, 128) and page_size % TILE == 0 and kv_heads % 4 == 0
+    return fits and size in (64, 128) and page_size % TILE == 0 and kv_heads % LEAST_HEADS == 0
 
 
-def heads_of_block(heads: int, kv_heads: int, size: int) -> int:
+def heads_of_block(rows: int, heads: int, kv_heads: int, size: int) -> int:
     """Key-value heads that one block reads together: 8 if there are so many and what is prepared of each has room in a block's own memory."""
     prepared = (2 * heads // kv_heads + 3) * size * 2 + size * 4  # `Heads` in cuda/batch_attention.cu
-    return 8 if kv_heads % 8 == 0 and 8 * prepared <= PREPARED_BYTES else 4
+    fits = kv_heads % MOST_HEADS == 0 and MOST_HEADS * prepared <= PREPARED_BYTES
+    return LEAST_HEADS if not fits or (rows <= FEW_SEQUENCES and size > 64) else MOST_HEADS
 
 
-def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool) -> dict[str, int]:
-    """What cuda/batch_attention.cu is compiled with."""
-    own = heads_of_block(heads, kv_heads, size)
+def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int) -> dict[str, int]:
+    """What cuda/batch_attention.cu is compiled with, for blocks that read `own` heads together."""
     cut = {"HEAD": size, "GROUP": heads // kv_heads, "PAGE": page_size, "NORMED": int(normed), "HEADS": own}
-    return cut | {"UNITS": RING_BYTES // (own * size * 2 * TILE)}
+    return cut | {"APART": APART, "UNITS": RING_BYTES // (own * size * 2 * TILE)}
 
 
 @functools.cache
-def _kernel(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, device: torch.device) -> Kernel:
-    defined = definitions(heads, kv_heads, size, page_size, normed)
+def _kernel(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int, device: torch.device) -> Kernel:
+    defined = definitions(heads, kv_heads, size, page_size, normed, own)
     units = defined["UNITS"] * defined["HEADS"] * size * 2 * TILE
     members, group = members_of_bundle(heads // kv_heads), heads // kv_heads
     shelves = defined["HEADS"] * size * (4 * (2 + members) + 2 * members * group)  # `Shelf` in cuda/batch_attention.cu
@@ -110,6 +116,12 @@ def deal_definitions() -> dict[str, int]:
 def _deal_kernel(device: torch.device) -> Kernel:
     with torch.cuda.device(device):
         return Kernel(machine_code("deal.cu", deal_definitions()), "deal", threads=DEALERS)
+
+
+@functools.cache
+def _meetings(device: torch.device) -> Tensor:
+    """As `begin_cuda.arrivals`, a line of memory for each counter: one for each head of each block."""
+    return torch.zeros(device_of(device).processors * MOST_HEADS * APART, dtype=torch.int32, device=device)
 
 
 _maps: dict[tuple[int, torch.Size, int], Argument] = {}
@@ -138,7 +150,7 @@ def deal(ragged: Ragged, heads: int, kv_heads: int, size: int, page_size: int) -
     """Deal the keys of sequences of these contexts (0: none) and pages, for kernels that start after this one has ended."""
     context_B, device = ragged.context_B, ragged.context_B.device
     rows, group = len(context_B), heads // kv_heads
-    blocks = max(1, device_of(device).processors // (kv_heads // heads_of_block(heads, kv_heads, size)))
+    blocks = max(1, device_of(device).processors // (kv_heads // heads_of_block(rows, heads, kv_heads, size)))
     room = room_for_bundles(rows, group)
     entries_E4, members_U32, first_tile_E1, starts_G8 = (
         torch.empty(shape, dtype=torch.int32, device=device)
@@ -163,11 +175,11 @@ def batch_attention(
     A padding row's output is not written."""
     _, page_size, kv_heads, size = k_cache_PSKH.shape
     device, heads = qkv_BM.device, qkv_BM.shape[1] // size - 2 * kv_heads
-    own, group = heads_of_block(heads, kv_heads, size), heads // kv_heads
+    own, group = heads_of_block(len(qkv_BM), heads, kv_heads, size), heads // kv_heads
     groups = kv_heads // own
     output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
-    kept_rows = [kv_heads * deal.blocks * group]  # of sums, by what leaves them: blocks, bundles, sequences that have one
-    kept_rows += [kv_heads * (deal.room + deal.blocks) * ROWS, len(qkv_BM) * heads] if deal.room else [0, 0]
+    bundled = kv_heads * (deal.room + deal.blocks) * ROWS if deal.room else 0
+    kept_rows = (kv_heads * deal.blocks * group, bundled, len(qkv_BM) * heads)  # of sums: blocks', bundles', first blocks'
     scratch = [torch.empty(rows * each, dtype=torch.float32, device=device) for rows in kept_rows for each in (size, 2)]
     tensors = (
         qkv_BM,
@@ -184,13 +196,14 @@ def batch_attention(
         deal.starts_G8,
         *scratch,
         arrivals(device),
+        _meetings(device),
         output_BM,
     )
     arguments = _Arguments(
         *(tensor.data_ptr() for tensor in tensors),
         len(qkv_BM), deal.room, kv_heads, ragged.page_table_BP.stride(0), deal.blocks, scale * LOG2_E, prepare.eps,
     )  # fmt: skip
-    kernel = _kernel(heads, kv_heads, size, page_size, prepare.q_norm_H is not None, device)
+    kernel = _kernel(heads, kv_heads, size, page_size, prepare.q_norm_H is not None, own, device)
     maps = [_cache_map(k_cache_PSKH, own), _cache_map(v_cache_PSKH, own)]
     kernel.launch(groups * deal.blocks, [*maps, arguments], dependent=True)
     return output_BM

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,11 +48,10 @@ LEAST_STREAMED_TOKENS = 4096
 """From so many on, cuBLAS adds to the stream itself and a norm only reads it: products behind attention and in feed-forward layers take 15 us less of a layer of an 8B (4,096
 tokens; 52 of 8,192), those of a 1B no more and no less. Whole steps at full power showed no difference (docs/log.md)."""
 
-LEAST_DEALT, LEAST_LONG_DEALT = 40, 8
-"""From so many sequences on, attention reads all heads' keys together and deals them evenly to the processors; the second where contexts may
-have more than LONG tokens."""
-
-LONG = 1024
+LEAST_DEALT = ((1024, 40, 40), (4096, 8, 4), (math.inf, 3, 1))
+"""Longest context, and from how many sequences on attention reads several heads' keys together and deals them evenly to the processors: of heads of
+64 columns, and of 128. Fewer and shorter ones are read by clusters or by a list of chunks (H200: one sequence of 8,000 tokens 4.33 to 4.11 ms a step
+of an 8B, four 5.27 to 4.87, one of 3,000 3.89 to 3.95; a 1B's four 1.09 to 0.99, its two 0.86 to 0.89)."""
 
 MOST_GROUP = 16
 """Query heads of a key-value head: the rows of one matrix instruction."""
@@ -129,12 +129,12 @@ class Chain:
         )
 
     def _deals(self, batch: Batch, page_size: int) -> bool:
-        rows = len(batch.tokens_T)
-        if rows < (LEAST_DEALT if batch.ragged.max_context <= LONG else LEAST_LONG_DEALT):
+        rows, shape = len(batch.tokens_T), self._decoder.shape
+        small, large = next(least for longest, *least in LEAST_DEALT if batch.ragged.max_context <= longest)
+        if rows < (small if shape.head_size <= 64 else large):
             return False
         from redline.kernels import batch_attention_cuda
 
-        shape = self._decoder.shape
         return batch_attention_cuda.takes(rows, shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
 
     def takes_tokens(self, batch: Batch) -> bool:

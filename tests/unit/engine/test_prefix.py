@@ -23,8 +23,9 @@ def fill(pool: PagePool, cache: PrefixCache, tokens: list[int], salt: str = "") 
 
 def find(cache: PrefixCache, tokens: list[int], salt: str = "") -> list[int]:
     digests: list[bytes] = []
-    cache.extend(digests, salt, tokens, len(tokens) // SIZE)
-    return cache.match(digests, tokens)
+    found = cache.match(digests, salt, tokens, len(tokens) // SIZE)
+    assert len(digests) == min(len(found) + 1, len(tokens) // SIZE), "more was digested than had to be looked up"
+    return found
 
 
 def test_digests_are_a_chain_from_the_salt() -> None:
@@ -62,8 +63,8 @@ def test_tokens_are_compared_on_a_hit() -> None:
     cache = PrefixCache(pool)
     [page] = pool.allocate(1) or []
     cache.insert(b"same digest", page, [1, 2, 3, 4])
-    assert cache.match([b"same digest"], [1, 2, 3, 4]) == [page]
-    assert cache.match([b"same digest"], [1, 2, 3, 5]) == []
+    assert cache.match([b"same digest"], "", [1, 2, 3, 4], 1) == [page]
+    assert cache.match([b"same digest"], "", [1, 2, 3, 5], 1) == []
 
 
 def test_the_first_of_two_equal_pages_is_the_shared_one() -> None:

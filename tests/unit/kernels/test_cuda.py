@@ -58,14 +58,15 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
     assert not attention.takes(attention.ARRIVALS // kv_heads + 1, heads, kv_heads, size, 16), (
         "counters would be written past their end"
     )
-    definitions = attention.definitions(heads, kv_heads, size, 16, True)
-    log = _log("batch_attention.cu", **definitions)
-    registers, spilled = _told(log)
-    assert spilled == 0
-    shared = re.findall(r"(\d+) bytes smem", log)
-    assert shared and max(map(int, shared)) <= 48 * 1024, "more must be asked for at the launch"
-    assert registers * (32 * definitions["HEADS"] + 32) <= 65536
-    assert definitions["UNITS"] >= 2
+    for own in {attention.heads_of_block(rows, heads, kv_heads, size) for rows in (1, 256)}:
+        definitions = attention.definitions(heads, kv_heads, size, 16, True, own)
+        log = _log("batch_attention.cu", **definitions)
+        registers, spilled = _told(log)
+        assert spilled == 0
+        shared = re.findall(r"(\d+) bytes smem", log)
+        assert shared and max(map(int, shared)) <= 48 * 1024, "more must be asked for at the launch"
+        assert registers * (32 * own + 32) <= 65536
+        assert definitions["UNITS"] >= 2
 
 
 @pytest.mark.parametrize("rows", [2, 9, 17, 33, 65, 97])

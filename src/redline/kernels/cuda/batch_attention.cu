@@ -5,22 +5,25 @@
 // begins). One warp keeps UNITS copies of a tile's keys or values, of all HEADS heads at once, on their way into shared memory, so
 // memory is read in pieces of a page and never waits for a sequence's end. Each other warp has one key-value head: it walks the
 // tiles without waiting for its neighbours. What the next sequence needs, its heads and where its keys lie, is on its way while one is
-// walked. A sequence that several blocks share is joined, head by head, in the order of its keys, by the block that begins it: that is
-// its last sequence, and the first of the others, so they have mostly ended by then.
+// walked. A sequence that a few blocks share is joined, head by head, in the order of its keys, by the block that begins it: that is
+// its last sequence, and the first of the others, so they have mostly ended by then. One that many share is joined by all of them.
 //
 // Pages that several sequences begin with are read once for MEMBERS of them, a bundle, as many as the rows of a matrix instruction have
 // room for. Bundles stand in the line before all sequences. What they leave is joined as any other part.
 //
-// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS.
+// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS, APART (ints between
+// counters that many blocks look at: a line of memory).
 
 #include "heads.cuh"
 #include "line.cuh"
+#include "parts.cuh"
 
 #define THREADS (32 * HEADS + 32)
 #define LINES (HEAD / 64)             // pieces of 128 bytes of a head's key
 #define PIECE (TILE * 128)            // bytes of such a piece in shared memory: 16 keys, swizzled
 #define UNIT_BYTES (HEADS * LINES * PIECE)
 #define MEMBERS (GROUP == 1 ? 1 : ROWS / GROUP)  // sequences of a bundle; heads of one query have no registers left for more
+#define MANY_PARTS 5                  // so many parts of a sequence are not added one after the other, of which each is a trip to memory
 
 struct Arguments {
     const u16* qkv;            // [rows, (heads + 2 kv heads) * HEAD]
@@ -42,6 +45,7 @@ struct Arguments {
     float* first_sums;         // scratch: [rows, kv heads, GROUP, HEAD]
     float* first_bests;        // scratch: [rows, kv heads, 2, GROUP]
     int* arrivals;             // scratch: [rows * kv heads], zero between launches: parts that wait to be joined
+    int* meetings;             // scratch: [groups of heads, blocks, HEADS, APART], zero between launches: the same where many blocks join them
     u16* output;               // [rows, heads * HEAD]
     int rows, room, kv_heads, table_stride, blocks;
     float scale_log2, eps;
@@ -335,18 +339,13 @@ __device__ __forceinline__ void write(const Arguments& a, const Sums& s, int seq
     }
 }
 
-// Sums that another block joins: numbers of rows, and what is best of each, behind which stand the totals of all rows.
-struct Part {
-    float *sums, *bests;
-};
-
 // A block that goes on with a sequence leaves a part for each of its heads to the block that begins it.
 __device__ __forceinline__ Part part_of(const Arguments& a, u32 block, int head) {
     const u64 part = ((u64)(head / HEADS) * a.blocks + block) * HEADS + head % HEADS;
     return {a.sums + part * GROUP * HEAD, a.bests + part * 2 * GROUP};
 }
 
-// Of a sequence that a bundle reads for, what the block that begins it has.
+// What the block that begins a sequence has, where a bundle reads for it or many blocks join it.
 __device__ __forceinline__ Part first_part_of(const Arguments& a, int sequence, int head) {
     const u64 part = (u64)sequence * a.kv_heads + head;
     return {a.first_sums + part * GROUP * HEAD, a.first_bests + part * 2 * GROUP};
@@ -394,22 +393,6 @@ __device__ __forceinline__ void take_part(Sums& s, const Part& part, int lane) {
     }
 }
 
-// Behind everything that this warp has written before.
-__device__ __forceinline__ void count_part(int* counter) { asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory"); }
-
-// The same with how many there were before; what was written before any of them can be read then.
-__device__ __forceinline__ int arrive(int* counter) {
-    int before;
-    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
-}
-
-__device__ __forceinline__ int counted_parts(const int* counter) {
-    int count;
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-    return count;
-}
-
 // The totals of rows out of those of each lane's columns.
 __device__ __forceinline__ void add_totals(Sums& s) {
 #pragma unroll
@@ -441,8 +424,35 @@ __device__ __forceinline__ void join(const Arguments& a, int sequence, int head,
     write(a, s, sequence, head, lane);
 }
 
+// Where the blocks of a span count the parts of their sequence: no block begins two of these.
+__device__ __forceinline__ int* meeting_of(const Arguments& a, Span span, int head) {
+    return a.meetings + (((u64)(head / HEADS) * a.blocks + span.first) * HEADS + head % HEADS) * APART;
+}
+
+// A sequence that many blocks share, without a bundle, whose parts they have left: those that have nothing behind it wait for all parts and join a share
+// each. All blocks of the kernel run at the same time, and none of those has waited for another before it left its part.
+__device__ __forceinline__ void join_together(const Arguments& a, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
+    const Span span = span_of(at.first, at.next, blocks, total);
+    if (is_bundle(a, at) || (MEMBERS > 1 && at.own.bundle >= 0) || span.more + 1 < MANY_PARTS) return;
+    const bool goes_on = first_of(span.first + span.more + 1, blocks, total) > at.next;  // the last of them, mostly
+    const u32 joiners = span.more + !goes_on;
+    if (block - span.first >= joiners) return;
+    int* counter = meeting_of(a, span, head);
+    int before = 0;
+    if (lane == 0) {
+        while (counted_parts(counter) <= (int)span.more) {
+        }
+        before = take_leave(counter);
+    }
+    __syncwarp();
+    const auto part_at = [&](u32 i) { return i ? part_of(a, span.first + i, head) : first_part_of(a, at.own.sequence, head); };
+    u16* output = a.output + ((u64)at.own.sequence * a.kv_heads + head) * GROUP * HEAD;
+    join_share(part_at, span.more + 1, output, block - span.first, joiners, lane);
+    if (lane == 0 && before == (int)(span.more + joiners)) *counter = 0;  // all have seen that all parts are there
+}
+
 // What a warp has of a sequence becomes its output, or a part of it. Where there is no bundle, the block that begins the sequence waits for parts of
-// blocks behind its own, and a part is the first thing that those do: nobody waits for ever.
+// blocks behind its own, and a part is the first thing that those do: nobody waits for ever. Of many parts see `join_together`.
 __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
     add_totals(s);
     const Span span = span_of(at.first, at.next, blocks, total);
@@ -456,8 +466,9 @@ __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start&
         if (__any_sync(0xffffffff, is_last)) join(a, at.own.sequence, head, span, bundle, member, bundled, lane);
         return;
     }
-    if (block != span.first) {
-        keep<GROUP>(s, part_of(a, block, head), lane);
+    if (span.more + 1 >= MANY_PARTS) counter = meeting_of(a, span, head);
+    if (block != span.first || span.more + 1 >= MANY_PARTS) {
+        keep<GROUP>(s, block == span.first ? first_part_of(a, at.own.sequence, head) : part_of(a, block, head), lane);
         __syncwarp();
         if (lane == 0) count_part(counter);
         return;
@@ -544,6 +555,7 @@ __device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf&
             finish(a, s, at, head, blocks, total, block, lane);
         at = after;
     }
+    join_together(a, at, head, blocks, total, block, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
