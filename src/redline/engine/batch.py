@@ -190,8 +190,7 @@ class BatchFiller:
             if replay is not None:
                 found = replay, touched, self._state.write_decode(replay.records, rows, starts, touched)
         elif len(plan.entries) == 1 and plan.step >= 0 and _is_plain(entry := plan.entries[0]):
-            end = np.array([entry.start + entry.count])
-            kind = self._state.kind(np.array([entry.row]), end) if entry.samples else "none"
+            kind = self._state.kind_of(entry.row, entry.start + entry.count) if entry.samples else "none"
             replay = self._graphs.take_prompt(entry.count, kind)
             if replay is not None:
                 brings = self._state.write_prompt(replay.records[0], entry)

@@ -51,6 +51,7 @@ from redline.plan.memory import MemoryPlan
 from redline.plan.meter import Meter
 from redline.plan.promise import promiser
 from redline.plan.resolve import CUDA_CONTEXT_BYTES, DTYPE_BYTES, Resolved, resolve
+from redline.plan.workspace import prompt_tokens
 from redline.shapes import ModelShape
 
 ALIGNMENT_BYTES = 1 << 20
@@ -211,7 +212,8 @@ def _load_runner(
         _set_aside(resolved.memory.workspace.step, device)
     capture, graphs = _capture(checkpoint.shape, resolved, thread), None
     if capture is not None:
-        graphs = StepGraphs(model, cache, table, capture, num_rows=rows, max_model_len=length, has_idle_moments=has_idle_moments)
+        sizes = {"num_rows": rows, "max_model_len": length, "prompt_tokens": prompt_tokens(checkpoint.shape)}
+        graphs = StepGraphs(model, cache, table, capture, **sizes, has_idle_moments=has_idle_moments)
     filler = BatchFiller(
         max_num_seqs=rows,
         max_model_len=length,

@@ -64,7 +64,7 @@ COVERS: dict[Kind, tuple[Kind, ...]] = {
 }
 """Which kinds give the same tokens, nearest first."""
 
-PROMPTS = (16, 32, 64, 128, 192, 256, 384, 512, 768, PROMPT_TOKENS)
+PROMPTS = (16, 32, 64, 128, 192, 256, 384, 512, 768, *range(1024, 2048, 256), *range(2048, PROMPT_TOKENS[1] + 1, 512))
 """New tokens of one sequence that steps are padded to. Up to about 200 the time is that of reading the weights."""
 
 WANTED_EAGER = 4  # steps of a size without any graph that fits, before it is captured
@@ -127,7 +127,8 @@ def prompt_buckets(most: int) -> list[int]:
 class StepGraphs:
     """The captured steps of one model on one device, and the memory at fixed addresses that they share.
 
-    `table` is the token table, int32 [num_rows + 1, positions]; its last row is for padding. `has_idle_moments`: `prepare` is
+    `table` is the token table, int32 [num_rows + 1, positions]; its last row is for padding. Prompts of up to `prompt_tokens` are
+    captured, or chunks of them. `has_idle_moments`: `prepare` is
     called whenever there has been nothing to do for a while. Not thread-safe.
     """
 
@@ -140,6 +141,7 @@ class StepGraphs:
         *,
         num_rows: int,
         max_model_len: int,
+        prompt_tokens: int = PROMPT_TOKENS[0],
         has_idle_moments: bool = False,
     ) -> None:
         device = table.device
@@ -149,7 +151,7 @@ class StepGraphs:
         self._capture = capture
         self._rows = row_buckets(num_rows)
         self._contexts = context_buckets(max_model_len)
-        self._prompts = prompt_buckets(min(max_model_len, PROMPT_TOKENS))
+        self._prompts = prompt_buckets(min(max_model_len, prompt_tokens))
         self.num_columns = -(-max_model_len // cache.page_size)
         pinned = device.type == "cuda"
         self._pages_RC = torch.zeros((num_rows + 1, self.num_columns), dtype=torch.int32, device=device)

@@ -18,6 +18,9 @@ from redline.types import SamplingParams
 
 _FOREVER = 1 << 62
 
+CHOOSING: tuple[Kind, ...] = ("greedy", "random", "truncated")
+"""Each can do what those before it can."""
+
 
 class Brings(NamedTuple):
     """What of a sequence's new tokens and pages has room in a captured step's record."""
@@ -30,7 +33,8 @@ class RowState:
     """Per running row: its page table and sampling parameters, as arrays that a step can gather from.
 
     `records` are what a captured step reads of each row (kernels/decode_step.py); the parameters are views into them. The last
-    record is padding. `plain_from` is the length from which nothing but temperature and limits decides a row's tokens.
+    record is padding. `plain_from` is the length from which nothing but temperature and limits decides a row's tokens, and
+    `choosing` how they do then, as a place in `CHOOSING`.
     """
 
     def __init__(self, num_rows: int, max_pages: int):
@@ -46,6 +50,7 @@ class RowState:
         self.seed = self.records.view(np.int64)[:, decode_step.SEED // 2]
         self.top_p[:] = 1.0
         self.plain_from = np.zeros(num_rows, np.int64)
+        self.choosing = np.zeros(num_rows, np.int8)
 
     def update(self, entry: Entry) -> None:
         """Take over the pages that the row does not have yet, and the sampling parameters if the row is new."""
@@ -61,16 +66,17 @@ class RowState:
             self.min_p[row] = sampling.min_p
             self.seed[row] = choice_seed(sampling.seed or 0, sequence.index)
             self.plain_from[row] = _plain_from(sequence)
+            self.choosing[row] = CHOOSING.index(_choosing(sampling))
 
     def kind(self, rows: np.ndarray, lengths: np.ndarray) -> Kind:
         """What a captured step for the next tokens of `rows`, after `lengths` others, must be able to do."""
         if (lengths < self.plain_from[rows]).any():
             return "logits"
-        drawn = self.temperature[rows] > 0
-        if not drawn.any():
-            return "greedy"
-        limited = (self.top_k[rows] > 0) | (self.top_p[rows] < 1) | (self.min_p[rows] > 0)
-        return "truncated" if (drawn & limited).any() else "random"
+        return CHOOSING[int(self.choosing[rows].max())]
+
+    def kind_of(self, row: int, length: int) -> Kind:
+        """The same of one row, by plain numbers: arrays of one take many times as long after an idle moment, when somebody waits."""
+        return "logits" if length < self.plain_from[row] else CHOOSING[int(self.choosing[row])]
 
     def write_decode(self, records: np.ndarray, rows: np.ndarray, starts: np.ndarray, touched: Seq[Entry]) -> list[Entry]:
         """Fill the records of a step that decodes, the last of them padding. The entries whose new pages have no room there."""
@@ -123,6 +129,12 @@ class Lines:
 def uploads_from(entry: Entry) -> int | None:
     """The first of the known tokens that the device does not have; None: it has them all."""
     return 0 if entry.fresh else entry.upload_from
+
+
+def _choosing(sampling: SamplingParams) -> Kind:
+    if sampling.temperature <= 0:
+        return "greedy"
+    return "truncated" if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0 else "random"
 
 
 def _plain_from(sequence: Sequence) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from redline.plan.roofline import linear_weights
 from redline.shapes import ModelShape
 
 _MEBI = 1 << 20
 PROMPT_SCORE_ROWS = 64  # prompt tokens whose logits exist at one time where prompt_logprobs are asked for
 MOST_GRAPHS = 128  # steps that may be captured
-PROMPT_TOKENS = 1024  # of one sequence, in a captured step
+PROMPT_TOKENS = (1024, 4096)  # of one sequence in a captured step: always, and where models are small
 
 _STREAM_BYTES = 8  # the residual stream in float32, before a layer and behind it
 _TABLE_BYTES = 4  # cosines, sines, tokens and pages
@@ -27,6 +28,9 @@ _CUBLAS_BYTES = 32 * _MEBI  # of each stream that multiplies
 _LIBRARY_BYTES = 160 * _MEBI  # code of torch's, cuBLAS's and cuDNN's kernels, loaded when they first run
 _KERNEL_BYTES = 72 * _MEBI  # our own that captured steps use
 _USUAL_GRAPHS = 64
+_HOST_BOUND = (
+    1.3e11  # products of weights that an H200 does while its host launches a layer's kernels of a prompt one by one (0.44 ms)
+)
 _GRAPH_BYTES, _NODE_BYTES = _MEBI // 4, 4 * 1024  # that the driver keeps of a graph, and of each kernel in it
 _NODES_PER_LAYER = 5
 
@@ -72,13 +76,20 @@ def workspace(
     kept += _CUBLAS_BYTES
     if not graph_rows:
         return Workspace(step, 0, kept, _LIBRARY_BYTES)
-    prompt = min(PROMPT_TOKENS, max_len) * per_token
+    prompt = min(prompt_tokens(shape), max_len) * per_token
     captured = int(_FITS * max(prompt, graph_rows * (per_token + logits * _GRAPH_LOGIT_BYTES)))
     kept += _CUBLAS_BYTES
     step += graph_rows * logits * _HANDED_OUT_BYTES
     nodes = _NODES_PER_LAYER * (shape.num_layers + 1)
     driver = _LIBRARY_BYTES + _KERNEL_BYTES + _USUAL_GRAPHS * (_GRAPH_BYTES + nodes * _NODE_BYTES)
     return Workspace(step, captured, kept, driver)
+
+
+def prompt_tokens(shape: ModelShape) -> int:
+    """Most new tokens of one sequence in a captured step: as many thousands as a device computes before the host has launched them op by op."""
+    least, most = PROMPT_TOKENS
+    weights = linear_weights(shape) - shape.vocab_size * shape.hidden_size  # the head is for one token
+    return max(least, min(most, int(_HOST_BOUND * shape.num_layers / weights) // least * least))
 
 
 def _token_bytes(shape: ModelShape, dtype_bytes: int) -> int:

@@ -21,7 +21,7 @@ from redline.plan.memory import (
     size,
     weights_bytes,
 )
-from redline.plan.workspace import Workspace
+from redline.plan.workspace import Workspace, prompt_tokens, workspace
 from redline.shapes import known
 
 LLAMA = known("llama-3.1-8b")
@@ -46,6 +46,15 @@ def budget(kv_bytes: int, **rest: int) -> Budget:
 def test_weights_and_pages_by_hand() -> None:
     assert weights_bytes(LLAMA, 2) == 2 * 8_030_261_248 + 2 * 65 * 4096  # 65 norms lie in float32
     assert page_bytes(LLAMA, 16, 2) == PAGE == 2 * MEBI
+
+
+def test_longer_prompts_are_captured_of_models_that_would_wait_for_launches() -> None:
+    """And have their memory."""
+    models = ("llama-3.1-70b", "llama-3.1-8b", "llama-3.2-1b", "qwen2.5-0.5b")
+    assert [prompt_tokens(known(name)) for name in models] == [1024, 1024, 2048, 4096]
+    shape, sizes = known("qwen2.5-0.5b"), {"rows": 1, "tokens": 512, "page_size": 16, "graph_rows": 1}
+    short, long = (workspace(shape, 2, **sizes, max_len=most, gpu=True).graphs for most in (1024, 16384))
+    assert long == pytest.approx(4 * short, rel=1e-6)
 
 
 def test_workspace_grows_with_what_may_run_at_once() -> None:
