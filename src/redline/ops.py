@@ -151,16 +151,22 @@ OPS: dict[str, Op] = {
             write_bytes=lambda a, d: _size(a, "B", "Q", "N", "H") * ELEMENT_BYTES[d],
             flops=lambda a: 4 * a["B"] * visible_pairs(a["Q"], a["C"], a["W"]) * a["N"] * a["H"],
         ),
-        Op(
-            "decode_attention",
-            {"B": "sequences", "C": "keys each sees, the new one included", "N": "query heads"}
-            | _PAGE_AXES
-            | {"W": "sliding window, 0 for none"},
-            read_bytes=lambda a, d: (
-                a["B"] * ((a["N"] + 2 * a["K"]) + 2 * (visible_keys(1, a["C"], a["W"]) - 1) * a["K"]) * a["H"] * ELEMENT_BYTES[d]
-            ),
-            write_bytes=lambda a, d: a["B"] * (a["N"] + 2 * a["K"]) * a["H"] * ELEMENT_BYTES[d],
-            flops=lambda a: 4 * a["B"] * visible_keys(1, a["C"], a["W"]) * a["N"] * a["H"],
+        *(
+            Op(
+                name,
+                {"B": "sequences", "C": "keys each sees, the new one included", "N": "query heads"}
+                | _PAGE_AXES
+                | {"W": "sliding window, 0 for none"},
+                read_bytes=lambda a, d: (
+                    a["B"]
+                    * ((a["N"] + 2 * a["K"]) + 2 * (visible_keys(1, a["C"], a["W"]) - 1) * a["K"])
+                    * a["H"]
+                    * ELEMENT_BYTES[d]
+                ),
+                write_bytes=lambda a, d: a["B"] * (a["N"] + 2 * a["K"]) * a["H"] * ELEMENT_BYTES[d],
+                flops=lambda a: 4 * a["B"] * visible_keys(1, a["C"], a["W"]) * a["N"] * a["H"],
+            )
+            for name in ("decode_attention", "step_attention")
         ),
         Op(
             "norm_linear",

@@ -46,10 +46,7 @@ def test_attention(heads: int, kv_heads: int, size: int, contexts: list[int], ho
     inputs = _attention_inputs(heads, kv_heads, size, contexts, hopper)
     context_B = inputs["ragged"].context_B
     expected = decode_attention.reference(**inputs)
-    tokens = torch.zeros(len(contexts), dtype=torch.int64, device=hopper)
-    table = torch.randn(4, 64, device=hopper).bfloat16()
-    begun = begin_cuda.Begun.empty(len(contexts), 64, 1e-6, hopper)
-    order = begin_cuda.begin(tokens, table, 1.0, torch.ones(64, device=hopper), context_B, kv_heads, begun)
+    order = begin_cuda.order(context_B, kv_heads)
     torch.cuda.synchronize()  # the order must be there before the kernel starts; in a step the layer before sees to that
     got = decode_attention_cuda.decode_attention(**inputs, order=order)
     live = context_B > 0

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
+from redline.kernels import step_attention
 from redline.kernels.attention import make_ragged
 from redline.kernels.op import Inputs, OpSpec
 from redline.ops import Axes
 from redline.shapes import ModelShape
 
 LINEAR_ROWS = (1, 2, 4, 8, 32, 128, 256)
-ATTENTION = ("paged_attention", "decode_attention", "invariant_attention")
+ATTENTION = ("paged_attention", "decode_attention", "step_attention", "invariant_attention")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _linear(name: str, shape: ModelShape) -> list[Axes]:
 def _attention(name: str, shape: ModelShape, scale: Scale, page_size: int) -> list[Axes]:
     heads = {"N": shape.num_heads, "K": shape.num_kv_heads, "H": shape.head_size, "S": page_size, "W": 0}
     decode = [(1, scale.context // 128), (scale.rows, scale.context // 64), (1, scale.context), (16, scale.context)]
-    if name == "decode_attention":
+    if name in ("decode_attention", "step_attention"):
         return [{"B": rows, "C": context, **heads} for rows, context in decode]
     whole = scale.tokens // 2
     prefill = [(1, whole, whole), (scale.tokens // 512 or 1, min(512, whole), min(512, whole)), (1, whole // 4, scale.context)]
@@ -127,6 +128,8 @@ def inputs(spec: OpSpec, axes: Axes, dtype: torch.dtype, device: torch.device) -
         changed |= {"qkv_BM": qkv, "prepare": dataclasses.replace(made["prepare"], cos_sin_LH=table)}
     else:
         changed["q_TNH"] = qkv[:, : axes["N"] * axes["H"]].view(rows * queries, axes["N"], axes["H"])
+    if spec.name == "step_attention" and step_attention.on_hopper(dtype, device):  # made once for all layers, so not timed
+        changed["shared"] = step_attention.share(ragged, axes["N"], axes["K"], axes["H"], axes["S"])
     return {**made, **changed}
 
 

@@ -35,6 +35,7 @@ def all_specs() -> dict[str, OpSpec]:
         rope,
         sample,
         skinny,
+        step_attention,
     )
 
     specs = (
@@ -47,6 +48,7 @@ def all_specs() -> dict[str, OpSpec]:
         kv_write.COPY_PAGES,
         attention.SPEC,
         decode_attention.SPEC,
+        step_attention.SPEC,
         gemv.PROJECT,
         gemv.NORM_LINEAR,
         gemv.NORM_GATED,

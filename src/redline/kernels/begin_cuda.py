@@ -96,6 +96,14 @@ def begin(
     return order
 
 
+def order(context_T: Tensor, kv_heads: int) -> Order:
+    """The order alone, for who embeds nothing."""
+    rows, device = len(context_T), context_T.device
+    tokens_T = torch.zeros(rows, dtype=torch.int64, device=device)
+    table_VD, gain_D = torch.zeros((1, 8), dtype=torch.bfloat16, device=device), torch.ones(8, device=device)
+    return begin(tokens_T, table_VD, 1.0, gain_D, context_T, kv_heads, Begun.empty(rows, 8, 0.0, device))
+
+
 @functools.cache
 def _kernel(device: torch.device) -> Kernel:
     with torch.cuda.device(device):

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from redline.errors import InternalError, RedlineError
 from redline.hardware.survey import Probe, Samples
-from redline.kernels import attention, decode_attention, skinny, timing
+from redline.kernels import attention, decode_attention, step_attention, timing
 from redline.kernels.heads import HeadPreparation
-from redline.kernels.op import device_of
 from redline.kernels.probes_launch import free_bytes
 from redline.kernels.ragged import Ragged
 from redline.ops import visible_pairs
@@ -115,30 +114,16 @@ Path = Callable[[Inputs], Callable[[], object]]
 def _paths(device: torch.device, dtype: torch.dtype, size: Size) -> Iterator[tuple[str, Path]]:
     """Ways to attend, the best first: those of the engine's decode step."""
     on_gpu = device.type == "cuda"
-    if on_gpu and device_of(device).target.capability == skinny.HOPPER and dtype is torch.bfloat16:
-        yield "redline's CUDA kernel", functools.partial(_on_hopper, kv_heads=size.kv_heads)
+    if step_attention.on_hopper(dtype, device):
+        yield "redline's CUDA kernel", functools.partial(_on_hopper, size=size)
     name = "redline's Triton kernel" if on_gpu else "plain torch"
     yield name, lambda inputs: functools.partial(decode_attention.decode_attention, **inputs)
 
 
-def _on_hopper(inputs: Inputs, kv_heads: int) -> Callable[[], object]:
-    """Hopper's kernel, after one that makes the order in which it walks the keys, as a step does it once."""
-    from redline.kernels import begin_cuda, decode_attention_cuda
-
-    ragged: Ragged = inputs["ragged"]
-    device, rows = ragged.context_B.device, len(ragged.context_B)
-    tokens_B, table_VD = torch.zeros(rows, dtype=torch.int64, device=device), torch.randn(4, 64, device=device).bfloat16()
-    begun = begin_cuda.Begun.empty(rows, 64, 1e-6, device)
-    order = begin_cuda.begin(tokens_B, table_VD, 1.0, torch.ones(64, device=device), ragged.context_B, kv_heads, begun)
-    between = torch.zeros(1, device=device)
-    torch.cuda.synchronize(device)
-
-    def call() -> None:
-        # The kernel may start before the one before it has ended, which in a step is a product; here it must not be itself.
-        between.add_(1)
-        decode_attention_cuda.decode_attention(**inputs, order=order)
-
-    return call
+def _on_hopper(inputs: Inputs, size: Size) -> Callable[[], object]:
+    """Hopper's kernel, with what a step makes once for all layers made before."""
+    shared = step_attention.share(inputs["ragged"], size.heads, size.kv_heads, size.head_size, size.page_size)
+    return functools.partial(step_attention.step_attention, **inputs, shared=shared)
 
 
 def _sequences(device: torch.device, dtype: torch.dtype, size: Size) -> int:

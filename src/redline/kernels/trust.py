@@ -49,7 +49,6 @@ def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: 
             if kind == "bundled":
                 inputs |= _with_common_pages(inputs, rows, context)
             want = decode_attention.reference(**inputs)[0].flatten(1)
-            context_B = inputs["ragged"].context_B
             if kind in ("dealt", "joined", "bundled"):
                 if not batch_attention_cuda.takes(rows, heads, kv_heads, size, PAGE_SIZE):
                     continue
@@ -57,10 +56,7 @@ def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: 
                 torch.cuda.synchronize(device)  # in a step the layer before sees to that
                 got = batch_attention_cuda.batch_attention(**inputs, deal=deal)
             else:
-                begun = begin_cuda.Begun.empty(rows, 64, 1e-6, device)
-                tokens_B = torch.zeros(rows, dtype=torch.int64, device=device)
-                table_VD = torch.zeros((4, 64), dtype=torch.bfloat16, device=device)
-                order = begin_cuda.begin(tokens_B, table_VD, 1.0, torch.ones(64, device=device), context_B, kv_heads, begun)
+                order = begin_cuda.order(inputs["ragged"].context_B, kv_heads)
                 torch.cuda.synchronize(device)
                 got = decode_attention_cuda.decode_attention(**inputs, order=order)
             if not _is_close(got, want):

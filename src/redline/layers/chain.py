@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from redline import log
-from redline.kernels import project_heads, skinny
+from redline.kernels import project_heads, skinny, step_attention
 from redline.kernels.norm import rms_norm
 from redline.kernels.op import device_of
 from redline.kernels.trust import wrong_attention, wrong_result
@@ -47,14 +46,6 @@ all but the first product, by `many_rows_cuda.efficiency`."""
 LEAST_STREAMED_TOKENS = 4096
 """From so many on, cuBLAS adds to the stream itself and a norm only reads it: products behind attention and in feed-forward layers take 15 us less of a layer of an 8B (4,096
 tokens; 52 of 8,192), those of a 1B no more and no less. Whole steps at full power showed no difference (docs/log.md)."""
-
-LEAST_DEALT = ((1024, 40, 40), (4096, 8, 4), (math.inf, 3, 1))
-"""Longest context, and from how many sequences on attention reads several heads' keys together and deals them evenly to the processors: of heads of
-64 columns, and of 128. Fewer and shorter ones are read by clusters or by a list of chunks (H200: one sequence of 8,000 tokens 4.33 to 4.11 ms a step
-of an 8B, four 5.27 to 4.87, one of 3,000 3.89 to 3.95; a 1B's four 1.09 to 0.99, its two 0.86 to 0.89)."""
-
-MOST_GROUP = 16
-"""Query heads of a key-value head: the rows of one matrix instruction."""
 
 
 Attend = Callable[["Attention", int, Tensor], Tensor]
@@ -86,7 +77,7 @@ def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: to
         return "the model is not in bfloat16: portable kernels decode"
     if any(shape.window(layer) for layer in range(shape.num_layers)):
         return "the model has sliding windows: portable kernels decode"
-    if shape.head_size % 16 or shape.head_size > 256 or shape.num_heads // shape.num_kv_heads > MOST_GROUP:
+    if not step_attention.has_heads(shape.num_heads, shape.num_kv_heads, shape.head_size):
         return "the model's heads have a size that the fast attention lacks: portable kernels decode"
     if shape.hidden_size % 8 or shape.intermediate_size % 8:
         return "the model's rows are no whole groups of 16 bytes: portable kernels decode"
@@ -130,12 +121,8 @@ class Chain:
 
     def _deals(self, batch: Batch, page_size: int) -> bool:
         rows, shape = len(batch.tokens_T), self._decoder.shape
-        small, large = next(least for longest, *least in LEAST_DEALT if batch.ragged.max_context <= longest)
-        if rows < (small if shape.head_size <= 64 else large):
-            return False
-        from redline.kernels import batch_attention_cuda
-
-        return batch_attention_cuda.takes(rows, shape.num_heads, shape.num_kv_heads, shape.head_size, page_size)
+        heads = (shape.num_heads, shape.num_kv_heads, shape.head_size)
+        return step_attention.is_dealt(rows, batch.ragged.max_context, *heads, page_size)
 
     def takes_tokens(self, batch: Batch) -> bool:
         """Whether the step has a number of tokens for `hidden`."""
@@ -289,15 +276,5 @@ class _Attend:
     order: Order | None
 
     def __call__(self, attention: Attention, layer: int, qkv_BM: Tensor) -> Tensor:
-        from redline.kernels import batch_attention_cuda, decode_attention_cuda
-
-        k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
-        ragged = self.batch.ragged
-        if (deal := self.batch.deal) is not None:
-            return batch_attention_cuda.batch_attention(
-                qkv_BM, k_cache, v_cache, ragged, attention.preparation, attention.scale, deal
-            )
-        assert self.order is not None
-        return decode_attention_cuda.decode_attention(
-            qkv_BM, k_cache, v_cache, ragged, attention.preparation, attention.scale, self.order
-        )
+        caches, shared = (self.cache.k[layer], self.cache.v[layer]), step_attention.Shared(self.order, self.batch.deal)
+        return step_attention.attend(qkv_BM, *caches, self.batch.ragged, attention.preparation, attention.scale, shared)
