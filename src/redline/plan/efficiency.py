@@ -53,35 +53,35 @@ class Efficiency:
 
 HOPPER = Efficiency(
     name="decode steps as graphs on Hopper",
-    linear=((1, 0.94), (8, 0.949), (32, 0.904), (64, 0.842), (128, 0.692), (256, 0.712), (512, 0.913), (4096, 0.819)),
+    linear=((1, 0.94), (8, 0.949), (32, 0.891), (64, 0.821), (128, 0.689), (256, 0.698), (512, 1.0), (4096, 0.95)),
     layer_s=(
-        (1, 9.2e-6),
-        (8, 11.6e-6),
-        (32, 12.3e-6),
-        (64, 14.9e-6),
-        (128, 16.7e-6),
-        (256, 23.4e-6),
-        (512, 27.7e-6),
-        (4096, 67.2e-6),
+        (1, 9.0e-6),
+        (8, 11.7e-6),
+        (32, 10.9e-6),
+        (64, 13.0e-6),
+        (128, 15.0e-6),
+        (256, 28.6e-6),
+        (512, 32.8e-6),
+        (4096, 83.1e-6),
     ),
-    decode_attention=((64, 0.868), (128, 0.898)),
-    prompt_attention=((64, 0.527), (128, 0.614)),
+    decode_attention=((64, 0.82), (128, 0.939)),
+    prompt_attention=((64, 0.578), (128, 0.747)),
     logit_passes=4.0,
     step_s=0.0,
-    prompt_s=1.09e-3,
+    prompt_s=0.98e-3,
     error=0.12,
-    num_points=45,
+    num_points=65,
     source=(
-        "45 steps and prompts of random:llama-3.1-8b and random:llama-3.2-1b on two H200s, one at a time: "
-        "bench/results/2026-11-22-h200-points.jsonl"
+        "65 steps and prompts of random:llama-3.1-8b, random:qwen3-8b and random:llama-3.2-1b on four H200s, one at a time: "
+        "bench/results/2026-11-22-h200-night-points.jsonl"
     ),
     # Steps of 8B and 1B models in graphs, and joules per token times tokens over milliseconds, of 700 W: 665 to 711 W at one row,
     # 549 to 631 at 8. From 32 rows on the limit holds the clock at 1,905, 1,815 and 1,620 of 1,980 MHz (32, 64, 128 rows), from
     # which `power_cap.demand_w` has what they would take. Prompts, also at the limit, are taken to be as 128 rows.
     watts=((1, 0.96), (8, 0.87), (32, 1.09), (64, 1.21), (128, 1.58)),
 )
-"""Curves of an H200 (`bench/prediction.py fit`): nine of ten of its points lie within 5.2 % of them, of those left out of a fit within 11.2 %,
-of which `error` is a little more. How they did on points of other sizes, measured afterwards: docs/forecasts.md."""
+"""Curves of an H200 (`bench/prediction.py fit`): nine of ten of its points lie within 6.9 % of them, of those left out of a fit within 9.4 %;
+`error` is more, for cards differ by up to 8 % where their power is the limit. How they did on points of other sizes: docs/forecasts.md."""
 
 CPU = Efficiency(
     name="plain torch on a CPU",

@@ -29,10 +29,9 @@ def bench() -> Iterator[ModuleType]:
 @pytest.mark.parametrize(
     ("name", "least", "median"),
     [
-        ("2026-11-21.jsonl", 15, 0.08),
         ("2026-11-22.jsonl", 22, 0.08),
-        ("2026-11-22-h200-points.jsonl", 45, 0.08),
-        ("2026-11-22-h200-other-points.jsonl", 45, 0.08),  # of one of the 46 the samples lie further apart
+        ("2026-11-22-h200-night-points.jsonl", 65, 0.05),
+        ("2026-11-22-h200-night-other-points.jsonl", 47, 0.05),
         ("2026-11-21-prediction.jsonl", 20, 0.20),
     ],
 )
