@@ -1,0 +1,39 @@
+"""Who takes the attention of which decode step on a Hopper card."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from redline.kernels import step_attention
+
+pytest.importorskip("redline.kernels.batch_attention_cuda")
+
+LLAMA_8B, LLAMA_1B, FEW_HEADS = (32, 8, 128), (32, 8, 64), (14, 2, 64)
+
+
+@pytest.mark.parametrize(
+    ("heads", "longest", "least"),
+    [
+        (LLAMA_8B, 1024, 40),
+        (LLAMA_8B, 1025, 4),
+        (LLAMA_8B, 4096, 4),
+        (LLAMA_8B, 4097, 1),
+        (LLAMA_1B, 1024, 40),
+        (LLAMA_1B, 4096, 8),
+        (LLAMA_1B, 40960, 3),
+    ],
+)
+def test_from_how_many_sequences_on_keys_are_dealt(heads: tuple[int, int, int], longest: int, least: int) -> None:
+    dealt = [rows for rows in range(1, 65) if step_attention.is_dealt(rows, longest, *heads, 64)]
+    assert dealt == list(range(least, 65))
+
+
+def test_heads_that_no_block_can_read_together_are_never_dealt() -> None:
+    assert not any(step_attention.is_dealt(rows, longest, *FEW_HEADS, 64) for rows in (1, 256) for longest in (1000, 40960))
+    assert not step_attention.is_dealt(256, 40960, *LLAMA_8B, 8), "pages of less than a tile"
+
+
+def test_other_devices_and_types_have_none_of_these() -> None:
+    assert not step_attention.on_hopper(torch.bfloat16, torch.device("cpu"))
+    assert step_attention.has_heads(*LLAMA_8B) and not step_attention.has_heads(32, 1, 64) and not step_attention.has_heads(8, 8, 72)
