@@ -36,4 +36,6 @@ def test_heads_that_no_block_can_read_together_are_never_dealt() -> None:
 
 def test_other_devices_and_types_have_none_of_these() -> None:
     assert not step_attention.on_hopper(torch.bfloat16, torch.device("cpu"))
-    assert step_attention.has_heads(*LLAMA_8B) and not step_attention.has_heads(32, 1, 64) and not step_attention.has_heads(8, 8, 72)
+    assert (
+        step_attention.has_heads(*LLAMA_8B) and not step_attention.has_heads(32, 1, 64) and not step_attention.has_heads(8, 8, 72)
+    )
