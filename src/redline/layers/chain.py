@@ -2,7 +2,7 @@
 
 norm and qkv; heads, cache and attention; projection and sum; norm and gated projection; projection and sum. The kernels
 overlap: each requests its weights before the one before it has ended (kernels/cuda/skinny.cu, one_row.cu, many_rows.cu). A decode step's
-attention is of three kinds, by the number of sequences and the longest context: clusters, a list of chunks, keys dealt to processors. Other
+attention is of three kinds, by the number of sequences and the longest context (kernels/step_attention.py). Other
 steps take the same products with the usual attention between them (`Chain.hidden`), unless they have a number of tokens for which
 cuBLAS is faster; those, and every other card, take `Decoder.forward` as it is. Knows nothing of steps or graphs. Open `chain_of` first, then
 `Chain.logits`.
