@@ -12,9 +12,9 @@ from paging import PagedSequences, chunked, whole
 from redline import log
 from redline.kernels import decode_attention, gated_linear
 from redline.kernels.heads import HeadPreparation
-from redline.kernels.op import Inputs, device_of
+from redline.kernels.op import HOPPER, Inputs, device_of
 from redline.kernels.ragged import Ragged
-from redline.kernels.skinny import FEW_ROWS, HOPPER
+from redline.kernels.skinny import FEW_ROWS
 from redline.kernels.tolerance import check
 from redline.layers import chain, mlp
 from redline.layers.batch import Batch, KVCache

@@ -128,8 +128,9 @@ def inputs(spec: OpSpec, axes: Axes, dtype: torch.dtype, device: torch.device) -
         changed |= {"qkv_BM": qkv, "prepare": dataclasses.replace(made["prepare"], cos_sin_LH=table)}
     else:
         changed["q_TNH"] = qkv[:, : axes["N"] * axes["H"]].view(rows * queries, axes["N"], axes["H"])
-    if spec.name == "step_attention" and step_attention.on_hopper(dtype, device):  # made once for all layers, so not timed
-        changed["shared"] = step_attention.share(ragged, axes["N"], axes["K"], axes["H"], axes["S"])
+    about = (axes["N"], axes["K"], axes["H"], axes["S"])
+    if spec.name == "step_attention" and step_attention.takes(device, dtype, *about):
+        changed["shared"] = step_attention.share(ragged, *about)  # made once for all layers, so not timed
     return {**made, **changed}
 
 

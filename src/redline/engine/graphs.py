@@ -127,9 +127,9 @@ def prompt_buckets(most: int) -> list[int]:
 class StepGraphs:
     """The captured steps of one model on one device, and the memory at fixed addresses that they share.
 
-    `table` is the token table, int32 [num_rows + 1, positions]; its last row is for padding. Prompts of up to `prompt_tokens` are
-    captured, or chunks of them. `has_idle_moments`: `prepare` is
-    called whenever there has been nothing to do for a while. Not thread-safe.
+    `table` is the token table, int32 [num_rows + 1, positions]; its last row is for padding. Prompts, or chunks of them, are
+    captured up to `prompt_tokens`. `has_idle_moments`: `prepare` is called whenever there has been nothing to do for a while. Not
+    thread-safe.
     """
 
     def __init__(

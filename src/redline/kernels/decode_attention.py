@@ -119,7 +119,8 @@ def make_inputs(axes: Mapping[str, int], dtype: torch.dtype, device: torch.devic
     }
 
 
-def _case(b: int, c: int, heads: tuple[int, int], h: int, s: int = 16, w: int = 0, **extra: int) -> dict[str, int]:
+def case(b: int, c: int, heads: tuple[int, int], h: int, s: int = 16, w: int = 0, **extra: int) -> dict[str, int]:
+    """Axes of `make_inputs`: sequences, keys, (query, key-value) heads, head size, tokens of a page, window."""
     return {"B": b, "C": c, "N": heads[0], "K": heads[1], "H": h, "S": s, "W": w} | extra
 
 
@@ -129,13 +130,13 @@ SPEC = OpSpec(
     run=decode_attention,
     make_inputs=make_inputs,
     cases=(
-        _case(1, 1, (1, 1), 64),
-        _case(1, 300, (9, 3), 64),
-        _case(3, 131, (14, 2), 64, NORM=1),
-        _case(2, 90, (4, 4), 80, s=1),
-        _case(3, 177, (8, 2), 96, s=128, w=33),
-        _case(3, 270, (16, 1), 128, PAD=2, NORM=1),
-        _case(2, 50, (4, 1), 256, s=4),
+        case(1, 1, (1, 1), 64),
+        case(1, 300, (9, 3), 64),
+        case(3, 131, (14, 2), 64, NORM=1),
+        case(2, 90, (4, 4), 80, s=1),
+        case(3, 177, (8, 2), 96, s=128, w=33),
+        case(3, 270, (16, 1), 128, PAD=2, NORM=1),
+        case(2, 50, (4, 1), 256, s=4),
     ),
     tolerance="attention",
     triton="redline.kernels.decode_attention_triton:decode_attention",

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from redline import log
 from redline.kernels.activation import reference_gelu_tanh_mul, reference_silu_mul
-from redline.kernels.op import Inputs, OpSpec, device_of, random_tensor
-from redline.kernels.skinny import FEW_ROWS, HOPPER, on_hopper
+from redline.kernels.op import Inputs, OpSpec, device_of, is_hopper, random_tensor
+from redline.kernels.skinny import FEW_ROWS, on_hopper
 from redline.kernels.trust import wrong_result
 from redline.ops import OPS
 
@@ -42,7 +42,7 @@ def gated_linear(x_TD: Tensor, weight_2FD: Tensor, gelu: bool = False) -> Tensor
 @functools.cache
 def is_trusted(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel may be used: on its card, in its type, and if its results are right there, which is tried once. Not under capture."""
-    if device.type != "cuda" or dtype is not torch.bfloat16 or device_of(device).target.capability != HOPPER:
+    if not is_hopper(device, dtype):
         return False
     reason = wrong_result([(SPEC, SPEC.cases[-1])], device)
     if reason is not None:

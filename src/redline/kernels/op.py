@@ -98,6 +98,15 @@ def device_of(device: torch.device) -> Device:
     return Device(TARGETS[nearest], properties.multi_processor_count)
 
 
+HOPPER = 90
+"""Compute capability of the cards that the CUDA C++ of cuda/ is for."""
+
+
+def is_hopper(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels of cuda/ can take operands of this type there: on a Hopper card, in bf16."""
+    return device.type == "cuda" and dtype is torch.bfloat16 and device_of(device).target.capability == HOPPER
+
+
 DEPENDENT_FROM = 90
 """The first chips whose kernels can start before the kernel before them has ended (programmatic dependent launch)."""
 

@@ -24,10 +24,9 @@ from redline import log
 from redline.kernels.heads import HeadPreparation
 from redline.kernels.kv_write import reference_write_kv, write_kv
 from redline.kernels.norm import reference_rms_norm, rms_norm
-from redline.kernels.op import Inputs, OpSpec, device_of, random_tensor, use_triton
+from redline.kernels.op import Inputs, OpSpec, is_hopper, random_tensor, use_triton
 from redline.kernels.rope import reference as reference_rotate
 from redline.kernels.rope import rotate
-from redline.kernels.skinny import HOPPER
 from redline.kernels.trust import wrong_result
 from redline.ops import OPS
 
@@ -66,11 +65,8 @@ def prepare_heads(
 
 def _has_own(qkv_TM: Tensor, k_cache_PSKH: Tensor) -> bool:
     """Whether there is a Hopper card's own kernel for these heads."""
-    size, device = k_cache_PSKH.shape[3], qkv_TM.device
-    is_bf16 = qkv_TM.dtype is k_cache_PSKH.dtype is torch.bfloat16
-    return (
-        qkv_TM.is_cuda and is_bf16 and size % 16 == 0 and size <= MOST_OWN_SIZE and device_of(device).target.capability == HOPPER
-    )
+    size, dtype = k_cache_PSKH.shape[3], k_cache_PSKH.dtype
+    return is_hopper(qkv_TM.device, dtype) and qkv_TM.dtype is dtype and size % 16 == 0 and size <= MOST_OWN_SIZE
 
 
 def _own_is_right(device: torch.device) -> bool:

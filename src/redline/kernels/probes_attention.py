@@ -114,7 +114,7 @@ Path = Callable[[Inputs], Callable[[], object]]
 def _paths(device: torch.device, dtype: torch.dtype, size: Size) -> Iterator[tuple[str, Path]]:
     """Ways to attend, the best first: those of the engine's decode step."""
     on_gpu = device.type == "cuda"
-    if step_attention.on_hopper(dtype, device):
+    if step_attention.takes(device, dtype, size.heads, size.kv_heads, size.head_size, size.page_size):
         yield "redline's CUDA kernel", functools.partial(_on_hopper, size=size)
     name = "redline's Triton kernel" if on_gpu else "plain torch"
     yield name, lambda inputs: functools.partial(decode_attention.decode_attention, **inputs)

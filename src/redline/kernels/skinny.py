@@ -26,11 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redline.kernels.activation import reference_gelu_tanh_mul, reference_silu_mul
-from redline.kernels.op import Inputs, OpSpec, device_of, random_tensor
+from redline.kernels.op import Inputs, OpSpec, is_hopper, random_tensor
 from redline.kernels.sample import finite_or_minus_inf
 from redline.ops import OPS
-
-HOPPER = 90
 
 FEW_ROWS = 128
 """With more, other kernels are faster (measured on an H200)."""
@@ -77,11 +75,10 @@ def on_hopper(x_TK: Tensor, weight_NK: Tensor, outputs: int | None = None) -> bo
     """Whether a Hopper card's own kernels can run this product: in bf16, with whole groups of 16 bytes; many rows only where there are `outputs`
     (of a row, not of the weights of a gated layer), in groups of 16."""
     return (
-        x_TK.is_cuda
-        and x_TK.dtype is weight_NK.dtype is torch.bfloat16
+        is_hopper(x_TK.device, x_TK.dtype)
+        and weight_NK.dtype is x_TK.dtype
         and x_TK.shape[1] % 8 == 0
         and (x_TK.shape[0] <= FEW_ROWS or (outputs is not None and outputs % 16 == 0))
-        and device_of(x_TK.device).target.capability == HOPPER
     )
 
 

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from redline.kernels import decode_attention
 from redline.kernels.heads import HeadPreparation
-from redline.kernels.op import OpSpec, device_of
+from redline.kernels.op import OpSpec, is_hopper
 from redline.kernels.ragged import Ragged
-from redline.kernels.skinny import HOPPER
 from redline.ops import OPS
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ class Shared(NamedTuple):
     deal: Deal | None
 
 
-def on_hopper(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the device and the type are those of Hopper's kernels."""
-    return device.type == "cuda" and dtype is torch.bfloat16 and device_of(device).target.capability == HOPPER
-
-
 def has_heads(heads: int, kv_heads: int, size: int) -> bool:
     """Whether Hopper's kernels exist for these heads."""
     return size % 16 == 0 and size <= 256 and heads // kv_heads <= MOST_GROUP
+
+
+def takes(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, size: int, page_size: int) -> bool:
+    """Whether Hopper's kernels serve steps of such heads, of this type and over such pages, on this device."""
+    return is_hopper(device, dtype) and has_heads(heads, kv_heads, size) and page_size % 16 == 0
 
 
 def is_dealt(rows: int, max_context: int, heads: int, kv_heads: int, size: int, page_size: int) -> bool:
@@ -101,13 +100,11 @@ def step_attention(
     """[B, N, H] as the card serves it; for measurements and checks: layers call `attend`. `shared` is made here unless it is given."""
     page_size, kv_heads, size = k_cache_PSKH.shape[1:]
     heads, device = qkv_BM.shape[1] // size - 2 * kv_heads, qkv_BM.device
-    taken = on_hopper(qkv_BM.dtype, device) and has_heads(heads, kv_heads, size) and page_size % 16 == 0 and not window
-    if not taken:
+    if window or not takes(device, qkv_BM.dtype, heads, kv_heads, size, page_size):
         return decode_attention.decode_attention(qkv_BM, k_cache_PSKH, v_cache_PSKH, ragged, prepare, scale, window)
     shared = shared or share(ragged, heads, kv_heads, size, page_size)
-    _between(device).add_(
-        1
-    )  # what the kernel may overlap is a product in a step; here it must not be itself, nor what makes `shared`
+    # What the kernel may overlap is a product in a step; here it must not be itself, nor what makes `shared`.
+    _between(device).add_(1)
     o_BM = attend(qkv_BM, k_cache_PSKH, v_cache_PSKH, ragged, prepare, scale, shared)
     return o_BM.view(len(o_BM), heads, size)
 
@@ -117,24 +114,20 @@ def _between(device: torch.device) -> Tensor:
     return torch.zeros(1, device=device)
 
 
-def _case(b: int, c: int, heads: tuple[int, int], h: int, **extra: int) -> dict[str, int]:
-    return {"B": b, "C": c, "N": heads[0], "K": heads[1], "H": h, "S": 16, "W": 0} | extra
-
-
 SPEC = OpSpec(
     op=OPS["step_attention"],
     reference=decode_attention.reference,
     run=step_attention,
     make_inputs=decode_attention.make_inputs,
     cases=(
-        _case(1, 1, (1, 1), 64),
-        _case(3, 131, (14, 2), 64, NORM=1),  # clusters
-        _case(1, 1300, (8, 4), 128, NORM=1),
-        _case(2, 90, (4, 1), 256),
-        _case(2, 4200, (4, 2), 64),  # a list: no four heads to read together
-        _case(1, 4200, (8, 4), 128),  # dealt to all processors
-        _case(5, 4100, (4, 4), 64, NORM=1),
-        _case(43, 70, (8, 8), 128, NORM=1),
+        decode_attention.case(1, 1, (1, 1), 64),
+        decode_attention.case(3, 131, (14, 2), 64, NORM=1),  # clusters
+        decode_attention.case(1, 1300, (8, 4), 128, NORM=1),
+        decode_attention.case(2, 90, (4, 1), 256),
+        decode_attention.case(2, 4200, (4, 2), 64),  # a list: no four heads to read together
+        decode_attention.case(1, 4200, (8, 4), 128),  # dealt to all processors
+        decode_attention.case(5, 4100, (4, 4), 64, NORM=1),
+        decode_attention.case(43, 70, (8, 8), 128, NORM=1),
     ),
     tolerance="attention",
     mutates=("k_cache_PSKH", "v_cache_PSKH"),

@@ -14,9 +14,16 @@ LARGEST_ERROR = 0.02
 """Of all results together, against float32: bf16's own is a quarter of it, and a wrong kernel's is near 1."""
 
 
-CONTEXTS = {"clusters": (1, 270), "chunks": (2, 4300), "dealt": (64, 40), "joined": (1, 4300), "bundled": (8, 900)}
-"""Sequences and keys for which each kind of attention is the usual one (of "chunks" for heads that cannot be dealt). Those of the last begin with the
-same pages, COMMON of them."""
+CONTEXTS = {
+    "clusters": (1, 270),
+    "chunks": (2, 4300),
+    "dealt": (64, 40),
+    "dealt few heads": (1, 4300),
+    "dealt long": (4, 4300),
+    "bundled": (8, 900),
+}
+"""Sequences and keys for which each kind of attention is the usual one (of "chunks" for heads that cannot be dealt). Many blocks share a sequence of the
+two before the last, and blocks read few heads of the first of them. Those of the last begin with the same pages, COMMON of them."""
 
 COMMON = 13
 
@@ -49,7 +56,7 @@ def wrong_attention(heads: int, kv_heads: int, size: int, normed: bool, device: 
             if kind == "bundled":
                 inputs |= _with_common_pages(inputs, rows, context)
             want = decode_attention.reference(**inputs)[0].flatten(1)
-            if kind in ("dealt", "joined", "bundled"):
+            if kind not in ("clusters", "chunks"):
                 if not batch_attention_cuda.takes(rows, heads, kv_heads, size, PAGE_SIZE):
                     continue
                 deal = batch_attention_cuda.deal(inputs["ragged"], heads, kv_heads, size, PAGE_SIZE)

@@ -19,8 +19,8 @@ from redline import log
 from redline.errors import RedlineError
 from redline.kernels import attention_plan, op
 from redline.kernels.attention_plan import Run, Split, Whole
+from redline.kernels.op import HOPPER
 from redline.kernels.ragged import Ragged
-from redline.kernels.skinny import HOPPER
 from redline.kernels.tolerance import TOLERANCES, rms_ratio
 
 LEAST_CAPABILITY = 90

@@ -24,7 +24,7 @@ from torch import Tensor
 from redline import log
 from redline.kernels import project_heads, skinny, step_attention
 from redline.kernels.norm import rms_norm
-from redline.kernels.op import device_of
+from redline.kernels.op import HOPPER, device_of
 from redline.kernels.trust import wrong_attention, wrong_result
 from redline.layers.batch import Batch, KVCache
 from redline.layers.mlp import Mlp
@@ -71,7 +71,7 @@ def chain_of(decoder: Decoder, blocks: Sequence[PreNormBlock]) -> Chain | None:
 
 def _reason_against(decoder: Decoder, blocks: Sequence[PreNormBlock], device: torch.device) -> str | None:
     shape, weight_VD = decoder.shape, decoder.embed.weight_VD
-    if device_of(device).target.capability != skinny.HOPPER:
+    if device_of(device).target.capability != HOPPER:
         return "the card has no warpgroup products: portable kernels decode"
     if weight_VD.dtype is not torch.bfloat16:
         return "the model is not in bfloat16: portable kernels decode"

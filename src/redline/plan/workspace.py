@@ -29,7 +29,7 @@ _LIBRARY_BYTES = 160 * _MEBI  # code of torch's, cuBLAS's and cuDNN's kernels, l
 _KERNEL_BYTES = 72 * _MEBI  # our own that captured steps use
 _USUAL_GRAPHS = 64
 _HOST_BOUND = (
-    1.3e11  # products of weights that an H200 does while its host launches a layer's kernels of a prompt one by one (0.44 ms)
+    1.3e11  # times an H200 multiplies a token by a weight in 0.44 ms, which its host takes to launch a layer of a prompt
 )
 _GRAPH_BYTES, _NODE_BYTES = _MEBI // 4, 4 * 1024  # that the driver keeps of a graph, and of each kernel in it
 _NODES_PER_LAYER = 5

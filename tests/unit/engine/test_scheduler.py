@@ -122,6 +122,16 @@ def test_a_prefix_hit_is_found_from_the_step_after_its_prefill_on() -> None:
     assert loop.scheduler.stats().prefix_hit_tokens == 20 and loop.scheduler.stats().prefix_query_tokens == 63
 
 
+def test_a_launch_does_not_wait_for_a_prompts_digests() -> None:
+    """One to find that nothing is known; the others when the device has its work."""
+    loop = make_loop()
+    loop.scheduler.add(make_request("a", list(range(1, 22)), max_tokens=2))
+    plan = loop.step()
+    assert plan is not None and len(plan.entries[0].sequence.digests) == 1
+    loop.step()
+    assert len(plan.entries[0].sequence.digests) == 21 // SIZE
+
+
 def test_a_prompt_that_is_cached_to_its_end_still_computes_its_last_token() -> None:
     loop = make_loop()
     for name in ("a", "b"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from redline.kernels import step_attention
+from redline.kernels import op, step_attention
+from redline.ops import TARGETS
 
 pytest.importorskip("redline.kernels.batch_attention_cuda")
 
@@ -34,8 +35,14 @@ def test_heads_that_no_block_can_read_together_are_never_dealt() -> None:
     assert not step_attention.is_dealt(256, 40960, *LLAMA_8B, 8), "pages of less than a tile"
 
 
-def test_other_devices_and_types_have_none_of_these() -> None:
-    assert not step_attention.on_hopper(torch.bfloat16, torch.device("cpu"))
-    assert (
-        step_attention.has_heads(*LLAMA_8B) and not step_attention.has_heads(32, 1, 64) and not step_attention.has_heads(8, 8, 72)
-    )
+def test_other_devices_types_and_heads_have_none_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda:0")
+    monkeypatch.setattr(op, "device_of", lambda device: op.Device(TARGETS[90], processors=132))
+    assert step_attention.takes(card, torch.bfloat16, *LLAMA_8B, 64)
+    assert not step_attention.takes(torch.device("cpu"), torch.bfloat16, *LLAMA_8B, 64)
+    assert not step_attention.takes(card, torch.float16, *LLAMA_8B, 64)
+    for heads in ((32, 1, 64), (8, 8, 72), (8, 8, 272)):
+        assert not step_attention.takes(card, torch.bfloat16, *heads, 64)
+    assert not step_attention.takes(card, torch.bfloat16, *LLAMA_8B, 8)
+    monkeypatch.setattr(op, "device_of", lambda device: op.Device(TARGETS[80], processors=108))
+    assert not step_attention.takes(card, torch.bfloat16, *LLAMA_8B, 64)
