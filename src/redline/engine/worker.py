@@ -123,7 +123,8 @@ class Voice:
         """One step of the loop, announced if it is long."""
         waits_for, failed = loop.in_flight, loop.failed_steps
         self._compiled_s = 0.0
-        self.expect(self._step_time.predict(waits_for) if waits_for is not None else 0.0, "a step")
+        if waits_for is not None:  # else the step is started, and not waited for
+            self.expect(self._step_time.predict(waits_for), "a step")
         began = time.monotonic()
         loop.step()
         if waits_for is not None and loop.failed_steps <= failed:

@@ -36,7 +36,6 @@ FEW_SEQUENCES = 3
 """Up to so many with heads of 128 columns, a block reads fewer of them: half as many blocks share a sequence, and each leaves room for blocks of the
 projection behind it. One of 32,000 tokens takes an 8B 4.89 ms a step and not 5.29 (H200); from 4 on it is all one. Heads of 64 are too much work for so few warps."""
 
-APART = 32  # ints between counters that many blocks look at: a line of memory
 DEALERS = 256  # threads of cuda/deal.cu
 PREPARED_BYTES = 47 * 1024  # of the 48 KiB that a block has without asking; barriers take some
 RING_BYTES = 96 * 1024
@@ -64,7 +63,7 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("qkv", "q_norm", "k_norm", "cos_sin", "k_cache", "v_cache", "context")),
         *((name, ctypes.c_void_p) for name in ("page_table", "entries", "members", "first_tile", "starts")),
         *((name, ctypes.c_void_p) for name in ("sums", "bests", "bundle_sums", "bundle_bests", "first_sums", "first_bests")),
-        *((name, ctypes.c_void_p) for name in ("arrivals", "meetings", "output")),
+        *((name, ctypes.c_void_p) for name in ("arrivals", "pieces", "output")),
         *((name, ctypes.c_int) for name in ("rows", "room", "kv_heads", "table_stride", "blocks")),
         *((name, ctypes.c_float) for name in ("scale_log2", "eps")),
     ]
@@ -93,7 +92,7 @@ def heads_of_block(rows: int, heads: int, kv_heads: int, size: int) -> int:
 def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int) -> dict[str, int]:
     """What cuda/batch_attention.cu is compiled with, for blocks that read `own` heads together."""
     cut = {"HEAD": size, "GROUP": heads // kv_heads, "PAGE": page_size, "NORMED": int(normed), "HEADS": own}
-    return cut | {"APART": APART, "UNITS": RING_BYTES // (own * size * 2 * TILE)}
+    return cut | {"UNITS": RING_BYTES // (own * size * 2 * TILE)}
 
 
 @functools.cache
@@ -119,9 +118,10 @@ def _deal_kernel(device: torch.device) -> Kernel:
 
 
 @functools.cache
-def _meetings(device: torch.device) -> Tensor:
-    """As `begin_cuda.arrivals`, a line of memory for each counter: one for each head of each block."""
-    return torch.zeros(device_of(device).processors * MOST_HEADS * APART, dtype=torch.int32, device=device)
+def _pieces(group: int, size: int, device: torch.device) -> Tensor:
+    """Parts that many blocks join (`Piece` in cuda/parts.cuh), two for each head of each block: EMPTY between launches, so one serves all of a process."""
+    heads = device_of(device).processors * MOST_HEADS
+    return torch.full((2 * heads, group, size // 4, 4), -1, dtype=torch.int32, device=device)
 
 
 _maps: dict[tuple[int, torch.Size, int], Argument] = {}
@@ -196,7 +196,7 @@ def batch_attention(
         deal.starts_G8,
         *scratch,
         arrivals(device),
-        _meetings(device),
+        _pieces(group, size, device),
         output_BM,
     )
     arguments = _Arguments(

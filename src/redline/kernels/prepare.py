@@ -43,7 +43,7 @@ def prepare_heads(
     prepare: HeadPreparation,
     tail: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """The queries ([T, N, H],), or with a `tail` q, k and v of R rows each: new contiguous tensors in the type of `qkv`.
+    """The queries ([T, N, H],), or with a `tail` q, k and v of R rows each: new contiguous tensors in the type of `qkv`. N may be 0.
 
     `qkv` is contiguous: query heads, key heads, value heads. `positions` and `slots` are int64; the slots of one call differ.
     """
@@ -156,6 +156,7 @@ SPEC = OpSpec(
         {"T": 1, "N": 9, "K": 3, "H": 64, "S": 16, "L": 31, "SKIP": 1},
         {"T": 7, "N": 14, "K": 2, "H": 72, "S": 4, "L": 9, "TAIL": 3},
         {"T": 5, "N": 4, "K": 4, "H": 80, "S": 16, "L": 7, "NORM": 1, "TAIL": 0},
+        {"T": 6, "N": 0, "K": 2, "H": 64, "S": 16, "L": 7, "NORM": 1},
         {"T": 3, "N": 33, "K": 1, "H": 128, "S": 64, "L": 5, "NORM": 1, "SKIP": 1},
         {"T": 4, "N": 8, "K": 4, "H": 256, "S": 8, "L": 3, "NORM": 1, "TAIL": 1},
         {"T": 3, "N": 32, "K": 8, "H": 128, "S": 64, "L": 5, "NORM": 1, "TAIL": 2},

@@ -6,11 +6,13 @@ Shapes: T packed tokens, D model size, N query heads, K key-value heads, H head 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
+import torch
 from torch import Tensor
 
 from redline.kernels.attention import paged_attention, plan_prompts, prepare_prompts, prompt_attention
+from redline.kernels.attention_plan import DECODE_QUERIES
 from redline.kernels.decode_attention import decode_attention
 from redline.kernels.gemv import linear_add, norm_linear
 from redline.kernels.heads import HeadPreparation
@@ -18,9 +20,10 @@ from redline.kernels.invariant_attention import invariant_attention
 from redline.kernels.kv_write import write_kv
 from redline.kernels.prepare import prepare_heads
 from redline.kernels.project_heads import project_heads
+from redline.kernels.ragged import Ragged
 from redline.kernels.rope import rotate
 from redline.layers.batch import Batch
-from redline.layers.linear import ColumnLinear, RowLinear
+from redline.layers.linear import ColumnLinear, RowLinear, linear
 from redline.layers.norm import RMSNorm
 from redline.layers.weights import Place, Slots
 from redline.shapes import ModelShape
@@ -28,6 +31,9 @@ from redline.shapes import ModelShape
 if TYPE_CHECKING:
     from redline.kernels.attention_plan import Split
     from redline.kernels.batch_attention_cuda import Deal
+
+TOKENS_A_ROW = 64
+"""With fewer tokens for each row that is wanted of a step's last layer, its queries and attention are computed for all of them: it is not worth a second way."""
 
 
 class Attention:
@@ -53,6 +59,8 @@ class Attention:
         self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, rows_R: Tensor | None = None
     ) -> Tensor:
         """[T, D], or [R, D] where only the rows `rows` are wanted; keys and values of all are written."""
+        if self._are_few(rows_R, batch):
+            return self.out(self._attend_rows(x_TD, batch, k_cache_PSKH, v_cache_PSKH, rows_R).flatten(1))
         qkv_TM = self.qkv(x_TD)
         if qkv_TM.is_cuda:
             o_TNH = self.attend(qkv_TM, batch, k_cache_PSKH, v_cache_PSKH)
@@ -76,8 +84,16 @@ class Attention:
         parts = prepare_heads(qkv_TM, batch.positions_T, batch.slots_T, k_cache_PSKH, v_cache_PSKH, self.preparation, tail)
         return self._attend_prepared(parts, split, batch, k_cache_PSKH, v_cache_PSKH)
 
-    def project_and_attend(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
-        """`attend` of the layer's input: its projection leaves the heads as they are wanted."""
+    def project_and_attend(
+        self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, rows_R: Tensor | None = None
+    ) -> Tensor:
+        """`attend` of the layer's input: its projection leaves the heads as they are wanted. [R, N, H] where only the rows `rows` are."""
+        if self._are_few(rows_R, batch):
+            return self._attend_rows(x_TD, batch, k_cache_PSKH, v_cache_PSKH, rows_R)
+        o_TNH = self._project_and_attend_all(x_TD, batch, k_cache_PSKH, v_cache_PSKH)
+        return o_TNH if rows_R is None else o_TNH.index_select(0, rows_R)
+
+    def _project_and_attend_all(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
         if batch.deal is not None:
             return self.attend(self.qkv(x_TD), batch, k_cache_PSKH, v_cache_PSKH)
         split = self._plan(batch, x_TD)
@@ -85,6 +101,23 @@ class Attention:
         projection = (self.qkv.weight_NK, self.qkv.bias_N)
         parts = project_heads(x_TD, projection, batch.positions_T, batch.slots_T, *caches, self.preparation, tail)
         return self._attend_prepared(parts, split, batch, *caches)
+
+    def _are_few(self, rows_R: Tensor | None, batch: Batch) -> TypeGuard[Tensor]:
+        """Whether so few rows are wanted that they get queries of their own. Products of other numbers of rows are other sums, so not where all are to be
+        alike; nor in a captured step, whose padding has no rows at all."""
+        if rows_R is None or self._is_invariant or batch.is_captured:
+            return False
+        return TOKENS_A_ROW * len(rows_R) <= len(batch.tokens_T)
+
+    def _attend_rows(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor, rows_R: Tensor) -> Tensor:
+        """[R, N, H] of the rows `rows` through the cache, into which keys and values of all are written."""
+        weight_NK, bias_N, begin = self.qkv.weight_NK, self.qkv.bias_N, self._num_heads * self._head_size
+        ragged, positions_R, nowhere_R = _of_rows(batch.ragged, rows_R), batch.positions_T[rows_R], torch.full_like(rows_R, -1)
+        kv_TM = linear(x_TD, weight_NK[begin:], None if bias_N is None else bias_N[begin:])
+        prepare_heads(kv_TM, batch.positions_T, batch.slots_T, k_cache_PSKH, v_cache_PSKH, self.preparation)
+        qkv_RM = linear(x_TD[rows_R], weight_NK, bias_N)
+        (q_RNH,) = prepare_heads(qkv_RM, positions_R, nowhere_R, k_cache_PSKH, v_cache_PSKH, self.preparation)
+        return paged_attention(q_RNH, k_cache_PSKH, v_cache_PSKH, ragged, self.scale, self._window)
 
     def _plan(self, batch: Batch, x: Tensor) -> Split | None:
         """None: the paged kernel takes all sequences."""
@@ -137,3 +170,18 @@ class Attention:
         if self.q_norm is not None and self.k_norm is not None:
             yield from self.q_norm.slots(f"{prefix}.q_norm")
             yield from self.k_norm.slots(f"{prefix}.k_norm")
+
+
+def _of_rows(ragged: Ragged, rows_R: Tensor) -> Ragged:
+    """The layout of the tokens `rows` alone, each a sequence with one query."""
+    rows_R = rows_R.to(torch.int32)
+    ends_B = ragged.query_start_B1[1:]
+    sequence_R = torch.searchsorted(ends_B, rows_R, right=True)
+    return Ragged(
+        query_start_B1=torch.arange(len(rows_R) + 1, dtype=torch.int32, device=rows_R.device),
+        context_B=ragged.context_B[sequence_R] - (ends_B[sequence_R] - 1 - rows_R),
+        page_table_BP=ragged.page_table_BP[sequence_R],
+        # A bound, from which prompts' kernel takes them: that one has been compiled before, and cuts the keys of few.
+        max_query=DECODE_QUERIES + 1,
+        max_context=ragged.max_context,
+    )

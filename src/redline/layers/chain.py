@@ -199,9 +199,10 @@ class Chain:
             attention, mlp = block.attention, block.feed_forward
             assert isinstance(mlp, Mlp)
             x_TD = rms_norm(stream_TD, block.attention_norm.weight_D, block.attention_norm.eps, dtype)
-            heads_TNH = attention.project_and_attend(x_TD, batch, cache.k[layer], cache.v[layer])
-            if rows_R is not None and layer == len(self._blocks) - 1:
-                heads_TNH, stream_TD = heads_TNH.index_select(0, rows_R), stream_TD.index_select(0, rows_R)
+            wanted_R = rows_R if layer == len(self._blocks) - 1 else None
+            heads_TNH = attention.project_and_attend(x_TD, batch, cache.k[layer], cache.v[layer], wanted_R)
+            if wanted_R is not None:
+                stream_TD = stream_TD.index_select(0, wanted_R)
             _add(stream_TD, heads_TNH.flatten(1), attention.out.weight_NK)
             inner_TF = mlp.inner(rms_norm(stream_TD, block.ffn_norm.weight_D, block.ffn_norm.eps, dtype))
             _add(stream_TD, inner_TF, mlp.down.weight_NK)
@@ -244,8 +245,7 @@ class Chain:
         return self._layers(begun, _Attend(batch, cache, order))
 
     def _layers(self, begun: Begun, attend: Attend, rows_R: Tensor | None = None) -> skinny.Gained:
-        """All layers. Behind the last attention only the rows `rows`
-        are computed."""
+        """All layers. Behind the last attention only the rows `rows` are computed."""
         stream_TD, gained = begun.stream_TD, begun.gained
         for layer, block in enumerate(self._blocks):
             attention, mlp = block.attention, block.feed_forward

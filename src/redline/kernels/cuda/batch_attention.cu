@@ -11,8 +11,7 @@
 // Pages that several sequences begin with are read once for MEMBERS of them, a bundle, as many as the rows of a matrix instruction have
 // room for. Bundles stand in the line before all sequences. What they leave is joined as any other part.
 //
-// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS, APART (ints between
-// counters that many blocks look at: a line of memory).
+// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS.
 
 #include "heads.cuh"
 #include "line.cuh"
@@ -45,7 +44,7 @@ struct Arguments {
     float* first_sums;         // scratch: [rows, kv heads, GROUP, HEAD]
     float* first_bests;        // scratch: [rows, kv heads, 2, GROUP]
     int* arrivals;             // scratch: [rows * kv heads], zero between launches: parts that wait to be joined
-    int* meetings;             // scratch: [groups of heads, blocks, HEADS, APART], zero between launches: the same where many blocks join them
+    Piece* pieces;             // scratch: [groups of heads, blocks, 2, HEADS, GROUP, PIECES], EMPTY between launches: parts that many blocks join
     u16* output;               // [rows, heads * HEAD]
     int rows, room, kv_heads, table_stride, blocks;
     float scale_log2, eps;
@@ -86,7 +85,8 @@ __device__ __forceinline__ int load_pages(const Arguments& a, const Start& at, i
     return tile + lane < last ? a.page_table[(u64)at.own.sequence * a.table_stride + key_of(at, tile + lane) / PAGE] : 0;
 }
 
-// One warp: every tile of [tile, end), keys and values, in order.
+// One warp: every tile of [tile, end), keys and values, in order. The next kernel's weights are for the memory when the last keys are on their way, while
+// parts are joined: asked for before, they would only have come instead of keys.
 __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& keys, const TensorMap& values, const Ring& ring, Start at, int tile, int end, int group) {
     const int lane = threadIdx.x % 32;
     const u64 once = policy_evict_first(), often = policy_evict_last();
@@ -100,6 +100,7 @@ __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& key
             const int stop = min(tile + 32, last);
             int pages_after = 0;
             for (int i = 0; tile < stop; ++i, ++tile) {
+                if (tile == end - 1) let_next_kernel_start();
                 const int slot = __shfl_sync(0xffffffff, pages, i) * PAGE + key_of(at, tile) % PAGE;
 #pragma unroll
                 for (int v = 0; v < 2; ++v, ++unit) {
@@ -345,7 +346,7 @@ __device__ __forceinline__ Part part_of(const Arguments& a, u32 block, int head)
     return {a.sums + part * GROUP * HEAD, a.bests + part * 2 * GROUP};
 }
 
-// What the block that begins a sequence has, where a bundle reads for it or many blocks join it.
+// What the block that begins a sequence has, where a bundle reads for it.
 __device__ __forceinline__ Part first_part_of(const Arguments& a, int sequence, int head) {
     const u64 part = (u64)sequence * a.kv_heads + head;
     return {a.first_sums + part * GROUP * HEAD, a.first_bests + part * 2 * GROUP};
@@ -424,38 +425,44 @@ __device__ __forceinline__ void join(const Arguments& a, int sequence, int head,
     write(a, s, sequence, head, lane);
 }
 
-// Where the blocks of a span count the parts of their sequence: no block begins two of these.
-__device__ __forceinline__ int* meeting_of(const Arguments& a, Span span, int head) {
-    return a.meetings + (((u64)(head / HEADS) * a.blocks + span.first) * HEADS + head % HEADS) * APART;
+// A part of a sequence that many blocks share: a block may go on with one such sequence, and begin another.
+__device__ __forceinline__ Piece* pieces_of(const Arguments& a, u32 block, bool begins, int head) {
+    return a.pieces + ((((u64)(head / HEADS) * a.blocks + block) * 2 + begins) * HEADS + head % HEADS) * GROUP * PIECES;
 }
 
-// A sequence that many blocks share, without a bundle, whose parts they have left: those that have nothing behind it wait for all parts and join a share
+// Two lanes side by side have two neighbours each of a row's numbers, of which each gets four by giving the other two.
+__device__ __forceinline__ void leave_part(const Sums& s, Piece* pieces, int lane) {
+    const bool odd = lane % 2;
+#pragma unroll
+    for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
+        const int row = lane / 4 + 8 * half;
+        const float total = s.total[half], share = total == 0.f ? 0.f : 1.f / total, weight = total == 0.f ? LOWEST : s.best[half] + log2f(total);
+#pragma unroll
+        for (int pair = 0; pair < SLICES; ++pair) {
+            const float left[2] = {s.values[2 * pair][2 * half] * share, s.values[2 * pair][2 * half + 1] * share};
+            const float right[2] = {s.values[2 * pair + 1][2 * half] * share, s.values[2 * pair + 1][2 * half + 1] * share};
+            const float first = __shfl_xor_sync(0xffffffff, odd ? left[0] : right[0], 1), second = __shfl_xor_sync(0xffffffff, odd ? left[1] : right[1], 1);
+            const float4 output = odd ? make_float4(first, second, right[0], right[1]) : make_float4(left[0], left[1], first, second);
+            if (row < GROUP) leave(pieces + row * PIECES + 2 * (2 * pair + odd) + lane % 4 / 2, output, weight);
+        }
+    }
+}
+
+// A sequence that many blocks share, without a bundle, whose parts they leave: those that have nothing behind it wait for all parts and join a share
 // each. All blocks of the kernel run at the same time, and none of those has waited for another before it left its part.
-__device__ __forceinline__ void join_together(const Arguments& a, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
-    const Span span = span_of(at.first, at.next, blocks, total);
+__device__ __forceinline__ void join_together(const Arguments& a, const Start& at, Span span, int head, u32 blocks, u32 total, u32 block, int lane) {
     if (is_bundle(a, at) || (MEMBERS > 1 && at.own.bundle >= 0) || span.more + 1 < MANY_PARTS) return;
     const bool goes_on = first_of(span.first + span.more + 1, blocks, total) > at.next;  // the last of them, mostly
     const u32 joiners = span.more + !goes_on;
     if (block - span.first >= joiners) return;
-    int* counter = meeting_of(a, span, head);
-    int before = 0;
-    if (lane == 0) {
-        while (counted_parts(counter) <= (int)span.more) {
-        }
-        before = take_leave(counter);
-    }
-    __syncwarp();
-    const auto part_at = [&](u32 i) { return i ? part_of(a, span.first + i, head) : first_part_of(a, at.own.sequence, head); };
-    u16* output = a.output + ((u64)at.own.sequence * a.kv_heads + head) * GROUP * HEAD;
-    join_share(part_at, span.more + 1, output, block - span.first, joiners, lane);
-    if (lane == 0 && before == (int)(span.more + joiners)) *counter = 0;  // all have seen that all parts are there
+    const auto part_at = [&](u32 i) { return pieces_of(a, span.first + i, i == 0, head); };
+    join_share(part_at, span.more + 1, a.output + ((u64)at.own.sequence * a.kv_heads + head) * GROUP * HEAD, block - span.first, joiners, lane);
 }
 
 // What a warp has of a sequence becomes its output, or a part of it. Where there is no bundle, the block that begins the sequence waits for parts of
 // blocks behind its own, and a part is the first thing that those do: nobody waits for ever. Of many parts see `join_together`.
-__device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
+__device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, Span span, int head, u32 blocks, u32 total, u32 block, int lane) {
     add_totals(s);
-    const Span span = span_of(at.first, at.next, blocks, total);
     int* counter = a.arrivals + at.own.sequence * a.kv_heads + head;
     if (MEMBERS > 1 && at.own.bundle >= 0) {
         const int bundle = at.own.bundle / ROWS, member = at.own.bundle % ROWS;
@@ -466,9 +473,9 @@ __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start&
         if (__any_sync(0xffffffff, is_last)) join(a, at.own.sequence, head, span, bundle, member, bundled, lane);
         return;
     }
-    if (span.more + 1 >= MANY_PARTS) counter = meeting_of(a, span, head);
-    if (block != span.first || span.more + 1 >= MANY_PARTS) {
-        keep<GROUP>(s, block == span.first ? first_part_of(a, at.own.sequence, head) : part_of(a, block, head), lane);
+    if (span.more + 1 >= MANY_PARTS) return leave_part(s, pieces_of(a, block, block == span.first, head), lane);
+    if (block != span.first) {
+        keep<GROUP>(s, part_of(a, block, head), lane);
         __syncwarp();
         if (lane == 0) count_part(counter);
         return;
@@ -523,8 +530,10 @@ __device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf&
     int slot = request_known(a, heads, at, end, lane);
     wait_for_kernel_before();
     request_made(a, heads, shelf, at, head, lane);
+    Span span = {};
     for (u32 unit = 0; tile < end;) {
         const bool bundled = is_bundle(a, at);
+        span = span_of(at.first, at.next, blocks, total);  // not behind the walk, where others wait for it
         u32 q[SLICES][4];
         Sums s = {};
         s.best[0] = s.best[1] = LOWEST;
@@ -552,10 +561,10 @@ __device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf&
         if (bundled)
             finish_bundle(a, s, at, head, blocks, total, block, lane);
         else
-            finish(a, s, at, head, blocks, total, block, lane);
+            finish(a, s, at, span, head, blocks, total, block, lane);
         at = after;
     }
-    join_together(a, at, head, blocks, total, block, lane);
+    join_together(a, at, span, head, blocks, total, block, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -565,7 +574,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     __shared__ __align__(8) u64 barriers[2 * UNITS];
     const u32 units = (shared_address(dynamic) + 1023) / 1024 * 1024;
     const Ring ring{units, shared_address(barriers), shared_address(barriers + UNITS)};
-    let_next_kernel_start();
     if (threadIdx.x == 0) {
         for (int i = 0; i < UNITS; ++i) barrier_init(ring.full + 8 * i, 1), barrier_init(ring.empty + 8 * i, HEADS);
         barriers_are_visible();
