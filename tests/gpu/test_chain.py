@@ -16,7 +16,8 @@ from redline.kernels.op import HOPPER, Inputs, device_of
 from redline.kernels.ragged import Ragged
 from redline.kernels.skinny import FEW_ROWS
 from redline.kernels.tolerance import check
-from redline.layers import chain, mlp
+from redline.layers import attention, chain, mlp
+from redline.layers.attention import Attention
 from redline.layers.batch import Batch, KVCache
 from redline.layers.chain import Chain
 from redline.models.registry import Model, build
@@ -189,6 +190,33 @@ def test_many_tokens(name: str, lengths: list[int], way: str, hopper: torch.devi
     want = torch.cat(PagedSequences(model, prompts).run(whole(prompts)))
     for logits in got:
         _check_logits(logits, want)
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "qwen2.5-0.5b"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_last_layer_for_wanted_rows_alone(
+    name: str, streamed: bool, hopper: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries and attention of few rows, ends of prompts or not, are those of the whole; so are all keys and values."""
+    shape, model = _random_model(name, 7, hopper)
+    monkeypatch.setattr(chain, "LEAST_STREAMED_TOKENS", FEW_ROWS + 1 if streamed else 1 << 30)
+    monkeypatch.setattr(Chain, "_pays", lambda own, tokens: False)
+    monkeypatch.setattr(attention, "LEAST_TOKENS", FEW_ROWS)
+    alone: list[int] = []
+    attend_rows = Attention._attend_rows
+    monkeypatch.setattr(Attention, "_attend_rows", lambda own, *args: alone.append(len(args[-1])) or attend_rows(own, *args))
+    prompts = [torch.randint(0, shape.vocab_size, (length,)).tolist() for length in (600, 17, 129, 90)]
+    sequences = PagedSequences(model, prompts)
+    batch = sequences._batch([len(prompt) for prompt in prompts])
+    every = model.forward(batch, sequences._cache)
+    before = [cache.float().nan_to_num() for cache in (*sequences._cache.k, *sequences._cache.v)]
+    for rows in ([599, 616, 745, 835], [0, 40, 700]):
+        wanted = torch.tensor(rows, device=hopper)
+        found = model.forward(dataclasses.replace(batch, rows_R=wanted), sequences._cache)
+        assert alone.pop() == len(rows)
+        assert (found.float() - every[wanted].float()).norm() / every[wanted].float().norm() < 0.03
+    for old, new in zip(before, (*sequences._cache.k, *sequences._cache.v), strict=True):
+        assert (old - new.float().nan_to_num()).norm() / old.norm() < 0.01
 
 
 def _random_model(name: str, seed: int, device: torch.device) -> tuple[ModelShape, Model]:
