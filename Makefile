@@ -17,7 +17,7 @@ NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
 # Two cores, two runs at a time, each about as long as the other: the rooms that run beside the kernel tests and what follows them. What
 # measures the machine, or is held to seconds, is a test of its own hour: QUIET.
-BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware models parallel plan quant server)
+BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware parallel plan quant server)
 QUIET := $(patsubst %,tests/e2e/test_%.py,crowd endings http_cost overload restart slow_readers speed storm)
 both = { $(1); } & other=$$!; $(2); own=$$?; wait $$other && exit $$own
 

@@ -18,11 +18,16 @@ from redline.kernels.cuda import compiler
 
 
 def _log(source: str, **definitions: int) -> str:
-    """What the assembler says of each of the kernels."""
+    """What the assembler says of each of the kernels; kept as machine code is, by all that went into it."""
     text, options = compiler.prepared(source, definitions)
-    code, log = compiler.compile_text(text, source, [*options, "--ptxas-options=-v"])
-    assert code.startswith(b"\x7fELF")
-    return log
+    options = [*options, "--ptxas-options=-v"]
+    kept = compiler._kept(source, text, options).with_suffix(".log")
+    if not kept.exists():
+        code, log = compiler.compile_text(text, source, options)
+        assert code.startswith(b"\x7fELF")
+        compiler._keep(kept, log.encode())
+        return log
+    return kept.read_text()
 
 
 def _usage(source: str, **definitions: int) -> tuple[int, int]:
