@@ -123,8 +123,10 @@ class Voice:
         """One step of the loop, announced if it is long."""
         waits_for, failed = loop.in_flight, loop.failed_steps
         self._compiled_s = 0.0
-        if waits_for is not None:  # else the step is started, and not waited for
+        if waits_for is not None:
             self.expect(self._step_time.predict(waits_for), "a step")
+        else:  # a step is started, and none waited for: nobody needs to hear of that before
+            self._expected = Expect(0.0)
         began = time.monotonic()
         loop.step()
         if waits_for is not None and loop.failed_steps <= failed:

@@ -80,7 +80,7 @@ class SteppingLoop:
     """A loop with one step in flight, each of which takes `seconds`, does `meanwhile`, and may fail."""
 
     def __init__(self, seconds: float = 0.0, meanwhile: Callable[[], None] = lambda: None, fails: bool = False) -> None:
-        self.in_flight = Plan(0, [], [], 0)
+        self.in_flight: Plan | None = Plan(0, [], [], 0)
         self.failed_steps = 0
         self.has_work = True
         self.started: list[str] = []
@@ -122,6 +122,18 @@ def test_after_some_silence_even_a_short_step_is_announced(
     time.sleep(0.02)
     voice.step(cast(Loop, SteppingLoop()))
     assert wire[1].poll(0.1) == [Expect(0.001, "a step")]
+
+
+def test_a_step_that_is_only_started_is_not_announced(wire: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first token would wait for the message; what was expected before is over all the same."""
+    monkeypatch.setattr("redline.engine.worker.QUIET_S", 0.0)
+    voice, loop = Voice(wire[0], cast(StepTime, Predicted(3.0))), SteppingLoop()
+    voice.step(cast(Loop, loop))
+    loop.in_flight = None
+    voice.step(cast(Loop, loop))
+    voice.compiling("a_kernel")
+    voice.compiling(None)
+    assert wire[1].poll(0.1) == [Expect(3.0, "a step"), Expect(COMPILE_S, "compiling a_kernel"), Expect(0.0)]
 
 
 def test_a_step_that_fails_teaches_nothing(wire: tuple[Channel, Channel]) -> None:
