@@ -25,6 +25,9 @@ TILE = 16
 ROWS = 16
 """Of a matrix instruction: queries of all members of a bundle."""
 
+MOST_KEYS = 1 << 28
+"""Of all sequences together, shared ones counted for each: their tiles are dealt by 32-bit arithmetic (cuda/line.cuh)."""
+
 SHARERS = 1024
 """With more sequences there are no bundles."""
 

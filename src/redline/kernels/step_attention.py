@@ -57,7 +57,9 @@ def is_dealt(rows: int, max_context: int, heads: int, kv_heads: int, size: int, 
         return False
     from redline.kernels import batch_attention_cuda
 
-    return batch_attention_cuda.takes(rows, heads, kv_heads, size, page_size)
+    return rows * max_context <= batch_attention_cuda.MOST_KEYS and batch_attention_cuda.takes(
+        rows, heads, kv_heads, size, page_size
+    )
 
 
 def share(ragged: Ragged, heads: int, kv_heads: int, size: int, page_size: int) -> Shared:

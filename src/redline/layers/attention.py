@@ -75,9 +75,8 @@ class Attention:
             return
         heads, weight_NK = (self._num_heads, self._num_kv_heads, self._head_size), self.qkv.weight_NK
         prepare_prompts(rows, heads, self.scale, weight_NK.dtype, weight_NK.device)
-        if (
-            rows >= LEAST_TOKENS
-        ):  # the kernel that prepares keys and values alone is compiled by its first token, which is nobody's
+        if rows >= LEAST_TOKENS:
+            # The kernel that prepares keys and values alone is compiled when it has its first token, which is nobody's.
             kv_TM, cache_PSKH = weight_NK.new_zeros(1, 2 * heads[1] * heads[2]), weight_NK.new_zeros(1, 1, *heads[1:])
             position_T = torch.zeros(1, dtype=torch.int64, device=weight_NK.device)
             prepare_heads(kv_TM, position_T, position_T - 1, cache_PSKH, cache_PSKH, self.preparation)
@@ -97,17 +96,15 @@ class Attention:
         """`attend` of the layer's input: its projection leaves the heads as they are wanted. [R, N, H] where only the rows `rows` are."""
         if self._are_few(rows_R, batch):
             return self._attend_rows(x_TD, batch, k_cache_PSKH, v_cache_PSKH, rows_R)
-        o_TNH = self._project_and_attend_all(x_TD, batch, k_cache_PSKH, v_cache_PSKH)
-        return o_TNH if rows_R is None else o_TNH.index_select(0, rows_R)
-
-    def _project_and_attend_all(self, x_TD: Tensor, batch: Batch, k_cache_PSKH: Tensor, v_cache_PSKH: Tensor) -> Tensor:
+        caches = (k_cache_PSKH, v_cache_PSKH)
         if batch.deal is not None:
-            return self.attend(self.qkv(x_TD), batch, k_cache_PSKH, v_cache_PSKH)
-        split = self._plan(batch, x_TD)
-        tail, caches = None if split is None else split.tail, (k_cache_PSKH, v_cache_PSKH)
-        projection = (self.qkv.weight_NK, self.qkv.bias_N)
-        parts = project_heads(x_TD, projection, batch.positions_T, batch.slots_T, *caches, self.preparation, tail)
-        return self._attend_prepared(parts, split, batch, *caches)
+            o_TNH = self.attend(self.qkv(x_TD), batch, *caches)
+        else:
+            split = self._plan(batch, x_TD)
+            tail, projection = None if split is None else split.tail, (self.qkv.weight_NK, self.qkv.bias_N)
+            parts = project_heads(x_TD, projection, batch.positions_T, batch.slots_T, *caches, self.preparation, tail)
+            o_TNH = self._attend_prepared(parts, split, batch, *caches)
+        return o_TNH if rows_R is None else o_TNH.index_select(0, rows_R)
 
     def _are_few(self, rows_R: Tensor | None, batch: Batch) -> TypeGuard[Tensor]:
         """Whether so few rows are wanted that they get queries of their own. Products of other numbers of rows are other sums, so not where all are to be

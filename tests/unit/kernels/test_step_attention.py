@@ -35,6 +35,15 @@ def test_heads_that_no_block_can_read_together_are_never_dealt() -> None:
     assert not step_attention.is_dealt(256, 40960, *LLAMA_8B, 8), "pages of less than a tile"
 
 
+def test_more_keys_than_can_be_counted_are_not_dealt() -> None:
+    """A prefix that thousands share has few pages and yet counts for each of them. Tiles of 16 keys times blocks must stay within 32 bits."""
+    from redline.kernels.batch_attention_cuda import MOST_KEYS, TILE
+
+    assert MOST_KEYS // TILE * 256 <= 1 << 32, "for cards of up to 256 processors"
+    assert step_attention.is_dealt(2048, MOST_KEYS // 2048, *LLAMA_8B, 64)
+    assert not step_attention.is_dealt(2048, MOST_KEYS // 2048 + 1, *LLAMA_8B, 64)
+
+
 def test_other_devices_types_and_heads_have_none_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
     card = torch.device("cuda:0")
     monkeypatch.setattr(op, "device_of", lambda device: op.Device(TARGETS[90], processors=132))

@@ -28,7 +28,8 @@ __device__ __forceinline__ int tiles_of(int context) { return context > 1 ? (con
 // Blocks that have work: one tile at the least.
 __device__ __forceinline__ u32 busy(u32 blocks, u32 total) { return total < blocks ? total : blocks; }
 
-// A block's first tile. No cache has so many tiles that times the blocks they exceed 32 bits, and divisions of 64 take long where other blocks wait.
+// A block's first tile. Steps whose tiles times their blocks exceed 32 bits are not dealt (MOST_KEYS in batch_attention_cuda.py): divisions of 64 take long
+// where other blocks wait.
 __device__ __forceinline__ int first_of(u32 block, u32 blocks, u32 total) { return block * total / blocks; }
 
 // The block that has tile `tile`.
