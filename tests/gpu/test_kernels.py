@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kernel_checks
-from redline.kernels import all_specs, attention, philox, sample
+from redline.kernels import all_specs, attention, philox, sample, skinny
 from redline.kernels.op import DTYPES
 from redline.kernels.tolerance import check
 
@@ -32,6 +32,28 @@ def test_wrapper_matches_reference(name: str, dtype: str, case: Mapping[str, int
 def test_batch_invariance_holds_where_claimed(name: str, cuda: torch.device) -> None:
     """A row alone and inside a batch of 64: the same bits."""
     kernel_checks.check_batch_invariant(SPECS[name], SPECS[name].run, kernel_checks.INVARIANT_AXES[name], cuda)
+
+
+@pytest.mark.parametrize(("columns", "cluster"), [*((columns, 2) for columns in (256, 192, 128, 96, 64)), (192, 1), (128, 1)])
+@pytest.mark.parametrize("biased", [0, 1])
+def test_products_of_many_rows_however_they_are_cut(
+    columns: int, cluster: int, biased: int, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles that reach past the last row and the last output, one tile for a block and several, inputs that are no whole steps; the same bits in every form."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("kernels are Hopper's")
+    from redline.kernels import many_rows_cuda
+
+    form, narrow = many_rows_cuda.Form(columns, cluster), many_rows_cuda.Form(64, 2)
+    for spec, outputs in ((skinny.LINEAR, "N"), (skinny.ADD, "N"), (skinny.GATED, "F")):
+        for rows, count, inputs in ((1100, 5008, 328), (300, 272, 200), (129, 16, 1032)):
+            case = {"T": rows, outputs: count, "K": inputs, "Z": 7, "BIAS": biased, "GELU": biased}
+            monkeypatch.setattr(many_rows_cuda, "form_for", lambda *product: form)
+            kernel_checks.check_case(spec, spec.run, "bf16", case, cuda)
+            given = [spec.make_inputs(case, torch.bfloat16, cuda, seed=2) for _ in range(2)]
+            found = spec.results(spec.run, given[0])[0]
+            monkeypatch.setattr(many_rows_cuda, "form_for", lambda *product: narrow)
+            assert torch.equal(found, spec.results(spec.run, given[1])[0])
 
 
 LARGE = [

@@ -3,11 +3,11 @@
 // A block has OUTPUTS rows of W, whole, and each thread the same columns of all of them: CHUNKS times eight, THREADS * 8 apart. All of
 // a thread's weights are requested at once, before the kernel before has ended, and wait in registers. Blocks are small and many:
 // as those of the kernel before end one by one, those of this one take their places, so memory is seldom idle between kernels.
-// Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
+// The last HELD chunks are asked for behind X, which would else wait for all weights on their way. Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
 // All but the first product of a layer (KIND 0) multiply by tensor cores: additions to the stream are done sooner, of which the one behind
 // attention is waited for, and a step takes less power, by which it is bounded where it lasts (docs/log.md).
 //
-// Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, a power of two), CHUNKS, THREADS, TURNS (1, or 2 for any
+// Set by the compiler's command line: ROWS (1, 2 or 4), OUTPUTS (rows of W of a block, a power of two), CHUNKS, HELD, THREADS, TURNS (1, or 2 for any
 // number), KIND (as in skinny.cu), SCALED, BIASED, GELU.
 
 #define WARPS (THREADS / 32)
@@ -61,12 +61,12 @@ __device__ __forceinline__ int weight_row(const Arguments& a, int i) {
 
 __device__ __forceinline__ int column_of(int turn, int chunk) { return turn * TURN + (chunk * THREADS + (int)threadIdx.x) * 8; }
 
-__device__ __forceinline__ void request(const Arguments& a, int turn, uint4 (&weights)[OUTPUTS][CHUNKS]) {
+__device__ __forceinline__ void request(const Arguments& a, int turn, uint4 (&weights)[OUTPUTS][CHUNKS], int first, int end) {
 #pragma unroll
     for (int i = 0; i < OUTPUTS; ++i) {
         const int row = weight_row(a, i);
 #pragma unroll
-        for (int c = 0; c < CHUNKS; ++c) {
+        for (int c = first; c < end; ++c) {
             const int column = column_of(turn, c);
             weights[i][c] = row >= 0 && column < a.inputs ? load_once(a.weight + (u64)row * a.inputs + column) : make_uint4(0, 0, 0, 0);
         }
@@ -97,7 +97,8 @@ __device__ __forceinline__ void multiply_plainly(float* sums, const uint4 (&weig
     }
 }
 
-__device__ __forceinline__ void take(const Arguments& a, int turn, const uint4 (&weights)[OUTPUTS][CHUNKS], float (&sums)[ROWS][SUMS]) {
+// The columns of a turn, of which the last HELD chunks of weights have not been asked for yet.
+__device__ __forceinline__ void take(const Arguments& a, int turn, uint4 (&weights)[OUTPUTS][CHUNKS], float (&sums)[ROWS][SUMS]) {
     uint4 inputs[ROWS][CHUNKS];
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)
@@ -106,6 +107,7 @@ __device__ __forceinline__ void take(const Arguments& a, int turn, const uint4 (
             const int column = column_of(turn, c);
             inputs[r][c] = r < a.rows && column < a.inputs ? load_shared_row(a.x + (u64)r * a.inputs + column) : make_uint4(0, 0, 0, 0);
         }
+    request(a, turn, weights, CHUNKS - HELD, CHUNKS);
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c)
 #pragma unroll
@@ -210,7 +212,7 @@ extern "C" __global__ void BOUNDS one_row(const __grid_constant__ Arguments a) {
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     if (!a.late) let_next_kernel_start();
     uint4 weights[OUTPUTS][CHUNKS];
-    request(a, 0, weights);
+    request(a, 0, weights, 0, CHUNKS - HELD);
     wait_for_kernel_before();
     if (a.late) let_next_kernel_start();
     float sums[ROWS][SUMS] = {}, squares[ROWS];
@@ -222,7 +224,7 @@ extern "C" __global__ void BOUNDS one_row(const __grid_constant__ Arguments a) {
     if (SCALED) load_squares(a, squares);
     take(a, 0, weights, sums);
     for (int turn = 1; TURNS > 1 && turn * TURN < a.inputs; ++turn) {
-        request(a, turn, weights);
+        request(a, turn, weights, 0, CHUNKS - HELD);
         take(a, turn, weights, sums);
     }
 #pragma unroll

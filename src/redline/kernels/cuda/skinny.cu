@@ -21,6 +21,8 @@
 #define SUMS (OWN_ROWS / 2)               // float32 sums of a thread
 #define WEIGHT_BYTES (BLOCKS * DEPTH * 64 * 128)
 #define STAGE_BYTES (WEIGHT_BYTES + DEPTH * ROWS * 128)
+#define HELD (ROWS > 64 ? 2 : 1)          // stages whose weights are asked for behind the first inputs, which would else wait for all weights on their way
+#define AHEAD (STAGES > HELD ? STAGES - HELD : 1)  // stages whose weights are not
 #define TILE_OUTPUTS ((KIND == 1 ? 32 : 64) * BLOCKS)
 // A warpgroup finishes CHUNK rows of its outputs at a time. Each thread has PART sums of them, and OUTPUTS results of one row once they went through
 // shared memory: in the order of the matrix unit they would be written to sixteen rows at once. Rows of PITCH floats let no two of a warp's sums meet in a bank.
@@ -94,11 +96,11 @@ __device__ __forceinline__ void request_inputs(const TensorMap& map, const Share
     for (int d = 0; d < DEPTH; ++d) copy_box(target + WEIGHT_BYTES + d * ROWS * 128, map, column + 64 * d, 0, full, policy);
 }
 
-// Weights first: they depend neither on the kernel before nor on the other blocks of the cluster.
-__device__ __forceinline__ void request_first(const TensorMap& weight, const Share& share, u32 stages, u32 arriving, u32 full) {
+// Weights of the first stages: they depend neither on the kernel before nor on the other blocks of the cluster.
+__device__ __forceinline__ void request_ahead(const TensorMap& weight, const Share& share, u32 stages, u32 arriving, u32 full) {
     const u64 once = policy_evict_first();
-    const u32 count = share.tiles * share.steps, filled = count < STAGES ? count : STAGES;
-    for (u32 i = 0; i < filled; ++i) {
+    const u32 count = share.tiles * share.steps, ahead = count < AHEAD ? count : AHEAD;
+    for (u32 i = 0; i < ahead; ++i) {
         barrier_expect(full + 8 * i, arriving);
         request_weights(weight, share, i, stages + i * STAGE_BYTES, full + 8 * i, once);
     }
@@ -106,12 +108,12 @@ __device__ __forceinline__ void request_first(const TensorMap& weight, const Sha
 
 __device__ __forceinline__ void request_rest(const TensorMap& weight, const TensorMap& input, const Share& share, u32 stages, u32 arriving, u32 full, u32 empty) {
     const u64 once = policy_evict_first(), often = policy_evict_last();
-    const u32 count = share.tiles * share.steps, filled = count < STAGES ? count : STAGES;
+    const u32 count = share.tiles * share.steps, ahead = count < AHEAD ? count : AHEAD;
     wait_for_kernel_before();
-    for (u32 i = 0; i < filled; ++i) request_inputs(input, share, i, stages + i * STAGE_BYTES, full + 8 * i, often);
-    for (u32 i = filled; i < count; ++i) {
+    for (u32 i = 0; i < ahead; ++i) request_inputs(input, share, i, stages + i * STAGE_BYTES, full + 8 * i, often);
+    for (u32 i = ahead; i < count; ++i) {
         const u32 stage = i % STAGES;
-        barrier_wait(empty + 8 * stage, (i / STAGES - 1) & 1);
+        if (i >= STAGES) barrier_wait(empty + 8 * stage, (i / STAGES - 1) & 1);
         barrier_expect(full + 8 * stage, arriving);
         request_weights(weight, share, i, stages + stage * STAGE_BYTES, full + 8 * stage, once);
         request_inputs(input, share, i, stages + stage * STAGE_BYTES, full + 8 * stage, often);
@@ -442,7 +444,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32 + ROOTERS, 1)
     // Of X only the rows that are there are copied: copies slow down many times where they reach past the end of a matrix. The others hold whatever was in
     // memory, and end in columns of the product that nobody reads.
     const u32 arriving = WEIGHT_BYTES + DEPTH * a.rows * 128;
-    if (threadIdx.x == CONSUMERS) request_first(weight, share, shared_address(memory), arriving, full);
+    if (threadIdx.x == CONSUMERS) request_ahead(weight, share, shared_address(memory), arriving, full);
     __syncwarp();
     if (CLUSTER > 1) cluster_wait();  // nobody sends before the other blocks are there
     if (threadIdx.x >= CONSUMERS + 32) {
