@@ -31,8 +31,8 @@ def test_faster_than_transformers_and_batches_and_prefixes_pay() -> None:
 
 @pytest.mark.real_model
 def test_a_small_model_is_served_within_five_seconds(smollm2: Path) -> None:
-    """From the command to the ready block. The best of three: what the code needs, not what else the machine does."""
-    assert min(_seconds_to_ready(smollm2) for _ in range(3)) <= 5.0
+    """From the command to the ready block. Once in three: what the code needs, not what else the machine does."""
+    assert any(_seconds_to_ready(smollm2) <= 5.0 for _ in range(3))
 
 
 def _seconds_to_ready(model: Path) -> float:
@@ -55,4 +55,4 @@ def test_help_answers_within_a_third_of_a_second() -> None:
         subprocess.run([*REDLINE, "--help"], check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - began
 
-    assert min(seconds() for _ in range(3)) <= 0.3
+    assert any(seconds() <= 0.3 for _ in range(3))
