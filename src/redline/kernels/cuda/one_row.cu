@@ -1,9 +1,9 @@
 // Linear layers of one row, or of very few: what skinny.cu computes, with W in registers. See skinny.py for the formulas.
 //
-// A block has OUTPUTS rows of W, whole, and each thread the same columns of all of them: CHUNKS times eight, THREADS * 8 apart. All of
-// a thread's weights are requested at once, before the kernel before has ended, and wait in registers. Blocks are small and many:
-// as those of the kernel before end one by one, those of this one take their places, so memory is seldom idle between kernels.
-// The last HELD chunks are asked for behind X, which would else wait for all weights on their way. Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
+// A block has OUTPUTS rows of W, whole, and each thread the same columns of all of them: CHUNKS times eight, THREADS * 8 apart. A thread's
+// weights are requested before the kernel before has ended, and wait in registers; the last HELD chunks come behind X, which would else wait for
+// all weights on their way. Blocks are small and many: as those of the kernel before end one by one, those of this one take their places, so
+// memory is seldom idle between kernels. Longer rows are taken in turns. A gated layer's block has OUTPUTS / 2 gate rows and their value rows.
 // All but the first product of a layer (KIND 0) multiply by tensor cores: additions to the stream are done sooner, of which the one behind
 // attention is waited for, and a step takes less power, by which it is bounded where it lasts (docs/log.md).
 //

@@ -21,8 +21,8 @@
 #define SUMS (OWN_ROWS / 2)               // float32 sums of a thread
 #define WEIGHT_BYTES (BLOCKS * DEPTH * 64 * 128)
 #define STAGE_BYTES (WEIGHT_BYTES + DEPTH * ROWS * 128)
-#define HELD (ROWS > 64 ? 2 : 1)          // stages whose weights are asked for behind the first inputs, which would else wait for all weights on their way
-#define AHEAD (STAGES > HELD ? STAGES - HELD : 1)  // stages whose weights are not
+#define HELD (ROWS > 64 ? 2 : 1)          // stages whose weights come behind the first inputs, which would else wait for all weights on their way
+#define AHEAD (STAGES > HELD ? STAGES - HELD : 1)  // stages whose weights are asked for before the kernel before has ended
 #define TILE_OUTPUTS ((KIND == 1 ? 32 : 64) * BLOCKS)
 // A warpgroup finishes CHUNK rows of its outputs at a time. Each thread has PART sums of them, and OUTPUTS results of one row once they went through
 // shared memory: in the order of the matrix unit they would be written to sixteen rows at once. Rows of PITCH floats let no two of a warp's sums meet in a bank.
