@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def test_faster_than_transformers_and_batches_and_prefixes_pay() -> None:
 
 @pytest.mark.real_model
 def test_a_small_model_is_served_within_five_seconds(smollm2: Path) -> None:
-    """From the command to the ready block. Once in three: what the code needs, not what else the machine does."""
-    assert any(_seconds_to_ready(smollm2) <= 5.0 for _ in range(3))
+    """From the command to the ready block."""
+    _check_seconds(lambda: _seconds_to_ready(smollm2), 5.0)
 
 
 def _seconds_to_ready(model: Path) -> float:
@@ -55,4 +56,12 @@ def test_help_answers_within_a_third_of_a_second() -> None:
         subprocess.run([*REDLINE, "--help"], check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - began
 
-    assert any(seconds() <= 0.3 for _ in range(3))
+    _check_seconds(seconds, 0.3)
+
+
+def _check_seconds(measure: Callable[[], float], most: float) -> None:
+    """The best of three, of which one that is good enough is the last: what the code needs, not what else the machine does."""
+    taken: list[float] = []
+    while len(taken) < 3 and not (taken and taken[-1] <= most):
+        taken.append(measure())
+    assert min(taken) <= most, taken

@@ -34,7 +34,10 @@ def test_batch_invariance_holds_where_claimed(name: str, cuda: torch.device) -> 
     kernel_checks.check_batch_invariant(SPECS[name], SPECS[name].run, kernel_checks.INVARIANT_AXES[name], cuda)
 
 
-@pytest.mark.parametrize(("columns", "cluster"), [*((columns, 2) for columns in (256, 192, 128, 96, 64)), (192, 1), (128, 1)])
+CUTS = [*((columns, 2) for columns in (256, 192, 128, 96, 64)), (192, 1), (128, 1)]
+
+
+@pytest.mark.parametrize(("columns", "cluster"), CUTS)
 @pytest.mark.parametrize("biased", [0, 1])
 def test_products_of_many_rows_however_they_are_cut(
     columns: int, cluster: int, biased: int, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
@@ -44,6 +47,7 @@ def test_products_of_many_rows_however_they_are_cut(
         pytest.skip("kernels are Hopper's")
     from redline.kernels import many_rows_cuda
 
+    assert [many_rows_cuda.Form(*cut) for cut in CUTS] == list(many_rows_cuda.FORMS)
     form, narrow = many_rows_cuda.Form(columns, cluster), many_rows_cuda.Form(64, 2)
     for spec, outputs in ((skinny.LINEAR, "N"), (skinny.ADD, "N"), (skinny.GATED, "F")):
         for rows, count, inputs in ((1100, 5008, 328), (300, 272, 200), (129, 16, 1032)):

@@ -25,7 +25,7 @@ MOST_THREADS = 512
 @dataclass(frozen=True)
 class Form:
     """How a kernel cuts its work: rows of W of a block, eights of columns of a thread, threads; 1 turn where the compiler may count on it,
-    2 for any number; eights that are asked for behind X."""
+    2 for any number; of a thread's eights of columns, the last so many are asked for behind X."""
 
     outputs: int
     chunks: int

@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="the launchers share constants with the Tri
 
 from redline.kernels import product
 from redline.kernels.cuda import compiler
+from redline.kernels.skinny import GATED
 
 
 def _log(source: str, **definitions: int) -> str:
@@ -205,3 +206,11 @@ def test_machine_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: object)
     first = compiler.machine_code("begin.cu", {})
     monkeypatch.setattr(compiler, "compile_text", lambda *args: pytest.fail("compiled twice"))
     assert compiler.machine_code("begin.cu", {}) == first
+
+
+def test_cases_of_one_row_hold_weights_back_and_do_not() -> None:
+    """On a card the op's cases are what tries both."""
+    one_row = pytest.importorskip("redline.kernels.one_row_cuda")
+    cases = [case for case in GATED.cases if case["T"] == 1]
+    assert {one_row.form_for(product.GATED, case["F"], case["K"]).held for case in cases} == {0, 1}
+    assert [one_row.form_for(product.GATED, 8192, inputs).held for inputs in (2048, 3072, 3584, 4096)] == [0, 1, 0, 1]

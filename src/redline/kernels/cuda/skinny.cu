@@ -3,7 +3,7 @@
 // W is the left operand of the matrix unit, 64 outputs at a time, X the right one in room for ROWS rows, so one row is multiplied
 // at the cost of ROWS. A cluster of CLUSTER blocks has a tile of outputs; each block takes its share of the inputs, and the sums are joined
 // through the cluster's shared memory in the order of the blocks, so results depend neither on timing nor on the other rows.
-// One thread keeps STAGES tiles on their way into shared memory. Those of W do not depend on the kernel before and are requested
+// One thread keeps STAGES tiles on their way into shared memory. Those of W do not depend on the kernel before, and all but the last are requested
 // before that kernel has ended. Deep tiles pay: memory is fastest where a row is read hundreds of bytes at a time.
 //
 // A gated layer's tile has eight gate rows, their eight value rows, the next eight gate rows ..., so that a thread's sums hold both.
