@@ -20,6 +20,7 @@ from redline.errors import InvalidRequest
 from redline.plan.receipt import Anatomy, Totals, split
 
 SHORT_SHARE = 8  # the short run has one token in so many: 32 of 256
+MOST_SPREAD = 0.1  # of the rounds: beyond it something else happened in one of them
 
 COLUMNS = (
     Column("batch", "batch"),
@@ -132,25 +133,37 @@ def _row(bench: Bench, case: Case, samples: Sequence[Sample]) -> report.Row:
     limit = limits.decode_s(bench.meter, bench.shape, case.batch, case.context)
     joules = report.middle(sample.joules for sample in samples)
     typical = _typical(samples)
-    preempted = sum(sample.long.preemptions for sample in samples)
-    notes = [f"batch {case.batch}: {preempted} preemptions, so the pages are too few for it"] if preempted else []
-    if typical.long.prefill.steps > case.few:
-        notes.append(f"batch {case.batch}: its prompts take more steps than the short answer: ask for a longer --output")
     return {
         "batch": case.batch,
         "prompt": case.prompt,
         "output": case.output,
         "context": case.context,
         "step_ms": report.milli(step_s),
-        "spread": report.spread([sample.step_s for sample in samples]),
+        "spread": _spread(samples),
         "tokens_per_s": report.short(case.batch / step_s),
         "limit_ms": report.milli(limit),
         "ratio": report.ratio(limit, step_s),
         **_inside(typical.steps),
         "joules_per_token": report.short(joules / case.batch if joules is not None else None),
         "samples_ms": [report.milli(sample.step_s) for sample in samples],
-        "notes": notes,
+        "notes": doubts(case, samples),
     }
+
+
+def doubts(case: Case, samples: Sequence[Sample]) -> list[str]:
+    """What speaks against the figures of a case."""
+    typical, spread, found = _typical(samples), _spread(samples), []
+    if preempted := sum(sample.long.preemptions for sample in samples):
+        found.append(f"batch {case.batch}: {preempted} preemptions, so the pages are too few for it")
+    if typical.long.prefill.steps > case.few:
+        found.append(f"batch {case.batch}: its prompts take more steps than the short answer: ask for a longer --output")
+    if spread is not None and spread > MOST_SPREAD:
+        found.append(f"batch {case.batch}: its rounds differ by {spread:.0%}: ask for more --repeats, or a longer --output")
+    return found
+
+
+def _spread(samples: Sequence[Sample]) -> float | None:
+    return report.spread([sample.step_s for sample in samples])
 
 
 def _typical(samples: Sequence[Sample]) -> Sample:

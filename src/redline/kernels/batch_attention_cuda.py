@@ -23,7 +23,7 @@ from redline.kernels.ragged import Ragged
 
 TILE = 16
 ROWS = 16
-"""Of a matrix instruction: queries of all members of a bundle."""
+"""Queries of all members of a bundle, at the most: two matrix instructions of eight."""
 
 MOST_KEYS = 1 << 28
 """Of all sequences together, shared ones counted for each: their tiles are dealt by 32-bit arithmetic (cuda/line.cuh)."""
@@ -92,18 +92,21 @@ def heads_of_block(rows: int, heads: int, kv_heads: int, size: int) -> int:
     return LEAST_HEADS if not fits or (rows <= FEW_SEQUENCES and size > 64) else MOST_HEADS
 
 
-def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int) -> dict[str, int]:
-    """What cuda/batch_attention.cu is compiled with, for blocks that read `own` heads together."""
-    cut = {"HEAD": size, "GROUP": heads // kv_heads, "PAGE": page_size, "NORMED": int(normed), "HEADS": own}
+def definitions(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int, members: int) -> dict[str, int]:
+    """What cuda/batch_attention.cu is compiled with, for blocks that read `own` heads together and bundles of `members`."""
+    cut = {"HEAD": size, "GROUP": heads // kv_heads, "PAGE": page_size, "NORMED": int(normed), "HEADS": own, "MEMBERS": members}
     return cut | {"UNITS": RING_BYTES // (own * size * 2 * TILE)}
 
 
 @functools.cache
-def _kernel(heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int, device: torch.device) -> Kernel:
-    defined = definitions(heads, kv_heads, size, page_size, normed, own)
+def _kernel(
+    heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int, members: int, device: torch.device
+) -> Kernel:
+    defined = definitions(heads, kv_heads, size, page_size, normed, own, members)
     units = defined["UNITS"] * defined["HEADS"] * size * 2 * TILE
-    members, group = members_of_bundle(heads // kv_heads), heads // kv_heads
-    shelves = defined["HEADS"] * size * (4 * (2 + members) + 2 * members * group)  # `Shelf` in cuda/batch_attention.cu
+    shelves = (
+        defined["HEADS"] * size * (4 * (2 + members) + 2 * members * (heads // kv_heads))
+    )  # `Shelf` in cuda/batch_attention.cu
     with torch.cuda.device(device):
         code = machine_code("batch_attention.cu", defined)
         return Kernel(code, "batch_attention", threads=32 * defined["HEADS"] + 32, shared_bytes=units + shelves + 1024)
@@ -206,7 +209,8 @@ def batch_attention(
         *(tensor.data_ptr() for tensor in tensors),
         len(qkv_BM), deal.room, kv_heads, ragged.page_table_BP.stride(0), deal.blocks, scale * LOG2_E, prepare.eps,
     )  # fmt: skip
-    kernel = _kernel(heads, kv_heads, size, page_size, prepare.q_norm_H is not None, own, device)
+    members = members_of_bundle(group) if deal.room else 1  # without bundles a block needs less memory and fewer registers
+    kernel = _kernel(heads, kv_heads, size, page_size, prepare.q_norm_H is not None, own, members, device)
     maps = [_cache_map(k_cache_PSKH, own), _cache_map(v_cache_PSKH, own)]
     kernel.launch(groups * deal.blocks, [*maps, arguments], dependent=True)
     return output_BM

@@ -39,6 +39,11 @@ FEW_PAIRS_CONTEXT = 4096
 
 MOST_CLUSTER = 8
 
+SHARED_PERCENT, ALONE_PERCENT = 72, 44
+"""Of a processor's 228 KiB: 164, room for two blocks, or 100 for one. The driver sees that three would fit, and takes the memory from the level-1 cache, through which the
+products beside these blocks read their weights: 1 to 4 % of the steps of a 1B (H200). Where a block is alone on its processor, room for one is enough, 1 % of an 8B's steps
+behind 1,000 to 4,000 tokens; but not with heads of 64, for unknown reasons."""
+
 
 def cluster_of(pairs: int, size: int, max_context: int, processors: int) -> int:
     """Blocks that share a head (of so many columns) of a sequence, `pairs` of both; 0 where a list of chunks is better. As measured on
@@ -58,11 +63,14 @@ def definitions(head: int, group: int, page: int, normed: bool, cluster: int) ->
 
 
 @functools.cache
-def _kernel(name: str, head: int, group: int, page: int, normed: bool, cluster: int, device: torch.device) -> Kernel:
+def _kernel(
+    name: str, percent: int, head: int, group: int, page: int, normed: bool, cluster: int, device: torch.device
+) -> Kernel:
     defined = definitions(head, group, page, normed, cluster)
-    tiles = WARPS * defined["TILES"] * 2 * 16 * (head + 8) * 2 + 4 * WARPS * group * head
+    lines = -(-head // 64)  # of 64 dims, 16 keys each
+    tiles = WARPS * defined["TILES"] * 2 * lines * 16 * 128 + 4 * WARPS * group * head
     with torch.cuda.device(device):
-        return Kernel(machine_code("attention.cu", defined), name, threads=32 * WARPS, shared_bytes=tiles)
+        return Kernel(machine_code("attention.cu", defined), name, threads=32 * WARPS, shared_bytes=tiles, shared_percent=percent)
 
 
 def decode_attention(
@@ -80,11 +88,14 @@ def decode_attention(
     output_BM = torch.empty((len(qkv_BM), heads * size), dtype=qkv_BM.dtype, device=device)
     own, kept = arguments(qkv_BM, k_cache_PSKH, v_cache_PSKH, ragged, prepare, scale, order, output_BM)
     about = (size, heads // kv_heads, page_size, prepare.q_norm_H is not None)
-    pairs = len(qkv_BM) * kv_heads
-    if cluster := cluster_of(pairs, size, ragged.max_context, device_of(device).processors):
-        _kernel("cluster_attention", *about, cluster, device).launch(pairs * cluster, [own], dependent=True, cluster=cluster)
+    pairs, processors = len(qkv_BM) * kv_heads, device_of(device).processors
+    if cluster := cluster_of(pairs, size, ragged.max_context, processors):
+        percent = ALONE_PERCENT if size > 64 and pairs * cluster <= processors else SHARED_PERCENT
+        kernel = _kernel("cluster_attention", percent, *about, cluster, device)
+        kernel.launch(pairs * cluster, [own], dependent=True, cluster=cluster)
     else:
-        _kernel("decode_attention", *about, 1, device).launch(min(order.slots, len(kept[0])), [own], dependent=True)
+        kernel = _kernel("decode_attention", SHARED_PERCENT, *about, 1, device)
+        kernel.launch(min(order.slots, len(kept[0])), [own], dependent=True)
     return output_BM
 
 

@@ -21,6 +21,10 @@ MOST_ROWS = 1
 
 MOST_THREADS = 512
 
+SHARED_PERCENT = 4
+"""All but 8 KiB of a processor's memory are left to its level-1 cache, through which weights are read: a step of a 0.6B is 5 % shorter than by the driver's choice, of
+a 1B 1 %, of an 8B 1 % behind 8,000 and 32,000 tokens (H200)."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -84,7 +88,7 @@ def definitions(form: Form, kind: int, rows: int, *, scaled: bool, biased: bool,
 def _kernel(form: Form, kind: int, rows: int, scaled: bool, biased: bool, gelu: bool, device: torch.device) -> Kernel:
     code = machine_code("one_row.cu", definitions(form, kind, rows, scaled=scaled, biased=biased, gelu=gelu))
     with torch.cuda.device(device):
-        return Kernel(code, "one_row", threads=form.threads)
+        return Kernel(code, "one_row", threads=form.threads, shared_percent=SHARED_PERCENT)
 
 
 def parts(kind: int, outputs: int, inputs: int) -> int:

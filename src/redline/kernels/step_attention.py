@@ -30,7 +30,7 @@ LEAST_DEALT = ((1024, 40, 40), (4096, 8, 4), (math.inf, 3, 1))
 of an 8B, four 5.27 to 4.87, one of 3,000 3.89 to 3.95; a 1B's four 1.09 to 0.99, its two 0.86 to 0.89)."""
 
 MOST_GROUP = 16
-"""Query heads of a key-value head: the rows of one matrix instruction."""
+"""Query heads of a key-value head: two matrix instructions of eight."""
 
 
 class Shared(NamedTuple):

@@ -14,6 +14,7 @@ from redline.bench import decode, harness, kernel_trace, prefill, throughput
 from redline.bench.report import Rates, Voice
 from redline.cli import main as cli
 from redline.errors import InvalidRequest
+from redline.plan.meter import Totals
 
 MODEL = "random:tiny-llama"
 ENGINE = {"device": "cpu", "num_threads": 1, "max_model_len": 256}
@@ -39,8 +40,16 @@ def test_decode_steps_are_the_difference_of_two_runs() -> None:
         assert 0 < row["device_ms"] and 0 <= row["idle_share"] < 1
         assert len(row["samples_ms"]) == 2
         assert row["split"]["steps"] == 35 and row["split"]["ms"] > row["split"]["weights_ms"]
-        assert not row["notes"]
+        assert all("rounds differ" in note for note in row["notes"])  # this machine's may
     assert json.loads(json.dumps(document)) == document
+
+
+def test_rounds_that_differ_are_told() -> None:
+    """Two rounds have no median: one in which something else happened would make the figure, and a reader must know."""
+    run, case = harness.Run(1.0, Totals(steps=1), Totals(steps=31), None, 0, {}), decode.Case(2, 8, 32)
+    alike, apart = ([decode.Sample(step_s, None, run.decode, run) for step_s in steps] for steps in ((1.0, 1.09), (1.876, 2.609)))
+    assert decode.doubts(case, alike) == []
+    assert decode.doubts(case, apart) == ["batch 2: its rounds differ by 33%: ask for more --repeats, or a longer --output"]
 
 
 def test_the_engine_saw_as_many_steady_steps_as_the_difference_has(monkeypatch: pytest.MonkeyPatch) -> None:

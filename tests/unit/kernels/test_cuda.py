@@ -64,8 +64,11 @@ def test_batch_attention(heads: int, kv_heads: int, size: int) -> None:
     assert not attention.takes(attention.ARRIVALS // kv_heads + 1, heads, kv_heads, size, 16), (
         "counters would be written past their end"
     )
-    for own in {attention.heads_of_block(rows, heads, kv_heads, size) for rows in (1, 256)}:
-        definitions = attention.definitions(heads, kv_heads, size, 16, True, own)
+    group = heads // kv_heads
+    for rows in (1, 256):
+        own = attention.heads_of_block(rows, heads, kv_heads, size)
+        members = attention.members_of_bundle(group) if attention.room_for_bundles(rows, group) else 1
+        definitions = attention.definitions(heads, kv_heads, size, 16, True, own, members)
         log = _log("batch_attention.cu", **definitions)
         registers, spilled = _told(log)
         assert spilled == 0

@@ -11,12 +11,14 @@
 // Set by the compiler's command line: what heads.cuh names, TILES and CLUSTER (1, 2, 4 or 8).
 
 #include "heads.cuh"
+#include "tile.cuh"
 
 #define WARPS 4
-#define WALKERS (32 * WARPS)        // threads
-#define TILE 16                    // keys
-#define PADDED (HEAD + 8)            // elements of a row in shared memory: padded, so that eight rows meet eight banks
-#define TILE_ELEMENTS (TILE * PADDED)
+#define WALKERS (32 * WARPS)       // threads
+#define PADDED (HEAD + 8)           // elements of a query in shared memory: padded, so that eight queries meet eight banks
+#define TILE_BYTES (LINES * PIECE)  // of keys or values
+#define EIGHTS EIGHTS_OF(GROUP)
+#define LONG 1200                   // keys of a context that take longer to read than what surrounds them
 
 struct Plan {
     int pairs, chunk;  // pairs of sequence and chunk, and the chunk's length
@@ -46,17 +48,13 @@ struct Arguments {
 #define MOST_CHUNKS 64             // whose weights fit in shared memory at a time
 
 struct Shared {
-    u16 q[16 * PADDED];
-    u16 new_k[PADDED], new_v[PADDED];
-    float best[WARPS * 16], total[WARPS * 16];
+    __align__(128) u16 new_k[HEAD];
+    __align__(128) u16 new_v[HEAD];
+    __align__(16) u16 q[GROUP * PADDED];
+    float best[WARPS][GROUP], total[WARPS][GROUP];
     float weights[MOST_CHUNKS * GROUP];
     float joined_best[GROUP], joined_total[GROUP];
     int is_last;
-};
-
-struct Sums {
-    float values[2 * SLICES][4];  // [columns of 8][two rows of two columns], unnormalised
-    float best[2], total[2];     // of rows lane / 4 and lane / 4 + 8
 };
 
 __device__ __forceinline__ void copy_async(u32 target, const u16* source, bool live) {
@@ -67,55 +65,6 @@ __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_
 template <int PENDING>
 __device__ __forceinline__ void copies_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-// Sixteen keys, of which the first `live` count, into a warp's sums. Rows lie `stride` elements apart; 0 repeats one row.
-__device__ __forceinline__ void take_tile(Sums& s, const u32 (&q)[SLICES][4], u32 k_tile, u32 v_tile, int live, int stride, float scale_log2, int lane) {
-    float scores[2][4] = {};
-    const u32 k_row = (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8;  // matrices: keys 0-7 (dims 0-7, 8-15), keys 8-15
-#pragma unroll
-    for (int step = 0; step < SLICES; ++step) {
-        u32 k[4];
-        load_matrices(k, k_tile + 2 * (k_row + 16 * step));
-        multiply(scores[0], q[step], k[0], k[1]);
-        multiply(scores[1], q[step], k[2], k[3]);
-    }
-    float p[2][4], decay[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        float best = s.best[half];
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                float& score = scores[n][2 * half + c];
-                score = 8 * n + 2 * (lane % 4) + c < live ? score * scale_log2 : LOWEST;
-                best = fmaxf(best, score);
-            }
-        best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 1));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 2));
-        decay[half] = exp2f(s.best[half] - best);  // a tile has a key at least, so `best` is finite
-        s.best[half] = best;
-        float total = 0.f;
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) total += p[n][2 * half + c] = exp2f(scores[n][2 * half + c] - best);
-        s.total[half] = s.total[half] * decay[half] + total;  // of this lane's columns; summed over lanes at the end
-    }
-    const u32 weights[4] = {pack_bf16(p[0][0], p[0][1]), pack_bf16(p[0][2], p[0][3]), pack_bf16(p[1][0], p[1][1]), pack_bf16(p[1][2], p[1][3])};
-    const u32 v_row = (lane % 16) * stride + lane / 16 * 8;  // matrices: keys 0-7, 8-15 (dims 0-7), the same (dims 8-15)
-#pragma unroll
-    for (int step = 0; step < SLICES; ++step) {
-        u32 v[4];
-        load_transposed(v, v_tile + 2 * (v_row + 16 * step));
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            float(&sum)[4] = s.values[2 * step + n];
-            sum[0] *= decay[0], sum[1] *= decay[0], sum[2] *= decay[1], sum[3] *= decay[1];
-            multiply(sum, weights, v[2 * n], v[2 * n + 1]);
-        }
-    }
 }
 
 // One item of the list: a chunk of a sequence, for one key-value head.
@@ -149,7 +98,7 @@ struct Walk {
             }
             const int key = first_key(tile);
             const u64 slot = (u64)__shfl_sync(0xffffffff, page, tile % 32) * PAGE + key % PAGE;
-            const u32 stage = tiles + tile % TILES * (2 * TILE_ELEMENTS * 2);
+            const u32 stage = tiles + tile % TILES * (2 * TILE_BYTES);
             const u64 first = (slot * a.kv_heads + head) * HEAD;
 #pragma unroll
             for (int i = 0; i < (TILE * HEAD / 8 + 31) / 32; ++i) {
@@ -157,8 +106,8 @@ struct Walk {
                 if ((TILE * HEAD / 8) % 32 && row >= TILE) continue;
                 const u64 place = first + (u64)row * a.kv_heads * HEAD + column;
                 const bool live = key + row < end;
-                copy_async(stage + 2 * (row * PADDED + column), a.k_cache + (live ? place : first), live);
-                copy_async(stage + 2 * (TILE_ELEMENTS + row * PADDED + column), a.v_cache + (live ? place : first), live);
+                copy_async(place_of(stage, row, column / 8), a.k_cache + (live ? place : first), live);
+                copy_async(place_of(stage + TILE_BYTES, row, column / 8), a.v_cache + (live ? place : first), live);
             }
         }
         copies_commit();
@@ -170,13 +119,17 @@ struct Walk {
         for (int i = 0; i < TILES; ++i) request(i);
     }
 
-    __device__ __forceinline__ void take(Sums& sums, const u32 (&q)[SLICES][4]) {
+    __device__ __forceinline__ void take(ColumnSums<EIGHTS>& sums, const u32 (&q)[EIGHTS][SLICES][2]) {
         const int tile_count = count();
         for (int tile = 0; tile < tile_count; ++tile) {
             copies_wait<TILES - 1>();
             __syncwarp();
-            const u32 stage = tiles + tile % TILES * (2 * TILE_ELEMENTS * 2);
-            take_tile(sums, q, stage, stage + 2 * TILE_ELEMENTS, end - first_key(tile), PADDED, a.scale_log2, lane);
+            const u32 stage = tiles + tile % TILES * (2 * TILE_BYTES);
+            float scores[EIGHTS][4] = {};
+            u32 weights[EIGHTS][2];
+            score(scores, q, stage, lane);
+            make_weights(sums, scores, weights, end - first_key(tile), a.scale_log2, lane);
+            gather(sums, weights, stage + TILE_BYTES, lane);
             __syncwarp();
             request(tile + TILES);
         }
@@ -188,13 +141,13 @@ __device__ __forceinline__ float4 join_warps(const Shared& s, const float* value
     const int row = e / HEAD;
     best = LOWEST, total = 0.f;
 #pragma unroll
-    for (int w = 0; w < WARPS; ++w) best = fmaxf(best, s.best[w * 16 + row]);
+    for (int w = 0; w < WARPS; ++w) best = fmaxf(best, s.best[w][row]);
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
     for (int w = 0; w < WARPS; ++w) {
-        const float weight = exp2f(s.best[w * 16 + row] - best);  // a warp without keys: exp2(-inf) = 0
+        const float weight = exp2f(s.best[w][row] - best);  // a warp without keys: exp2(-inf) = 0
         const float4 part = *(const float4*)(values + w * GROUP * HEAD + e);
-        total += weight * s.total[w * 16 + row];
+        total += weight * s.total[w][row];
         sum.x += weight * part.x, sum.y += weight * part.y, sum.z += weight * part.z, sum.w += weight * part.w;
     }
     return sum;
@@ -250,24 +203,23 @@ __device__ __forceinline__ void join_chunks(const Arguments& a, Shared& s, int s
 }
 
 // The warps' sums into shared memory; `values`: WARPS * GROUP * HEAD floats of it.
-__device__ __forceinline__ void lay_down(Shared& s, float* values, const Sums& sums) {
+__device__ __forceinline__ void lay_down(Shared& s, float* values, ColumnSums<EIGHTS> sums) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    add_totals(sums);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        float total = sums.total[half];
-        total += __shfl_xor_sync(0xffffffff, total, 1);
-        total += __shfl_xor_sync(0xffffffff, total, 2);
-        const int row = lane / 4 + 8 * half;
-        if (row >= GROUP) continue;
-        if (lane % 4 == 0) s.best[warp * 16 + row] = sums.best[half], s.total[warp * 16 + row] = total;
+    for (int n = 0; n < EIGHTS; ++n)
 #pragma unroll
-        for (int n = 0; n < 2 * SLICES; ++n)
-            *(float2*)(values + (warp * GROUP + row) * HEAD + 8 * n + 2 * (lane % 4)) = make_float2(sums.values[n][2 * half], sums.values[n][2 * half + 1]);
-    }
+        for (int c = 0; c < 2; ++c) {
+            const int query = 8 * n + 2 * (lane % 4) + c;
+            if (query >= GROUP) continue;
+            if (lane < 4) s.best[warp][query] = sums.best[n][c], s.total[warp][query] = sums.total[n][c];
+#pragma unroll
+            for (int i = 0; i < 2 * SLICES; ++i) values[(warp * GROUP + query) * HEAD + 8 * i + lane / 4] = sums.values[n][i / 2][i % 2 * 2 + c];
+        }
     sync_threads(1, WALKERS);
 }
 
-__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const Sums& sums, int item, int sequence, int head, int context, int chunk) {
+__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const ColumnSums<EIGHTS>& sums, int item, int sequence, int head, int context, int chunk) {
     lay_down(s, values, sums);
     u16* output = a.output + ((u64)sequence * a.kv_heads + head) * GROUP * HEAD;
     const bool alone = context <= chunk;
@@ -343,40 +295,31 @@ __device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, con
 }
 
 // The sums of one item, whose first tiles have been requested.
-__device__ __forceinline__ Sums walk_item(const Arguments& a, Shared& s, Walk& walk, const Ready& ready, const Item& item, int chunk) {
+__device__ __forceinline__ ColumnSums<EIGHTS> walk_item(const Arguments& a, Shared& s, Walk& walk, const Ready& ready, const Item& item, int chunk) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const bool is_newest = item.is_newest(chunk);
     prepare_heads(a, s, ready, item, is_newest);
     sync_threads(1, WALKERS);
-    u32 q[SLICES][4];
-    const u32 q_row = shared_address(s.q) + 2 * (lane % 16 * PADDED + lane / 16 * 8);
-#pragma unroll
-    for (int slice = 0; slice < SLICES; ++slice) load_matrices(q[slice], q_row + 32 * slice);
-    Sums sums = {};
-    sums.best[0] = sums.best[1] = LOWEST;
-    if (is_newest && warp == WARPS - 1) take_tile(sums, q, shared_address(s.new_k), shared_address(s.new_v), 1, 0, a.scale_log2, lane);
+    u32 q[EIGHTS][SLICES][2];
+    load_queries(q, s.q, PADDED, GROUP, lane);
+    ColumnSums<EIGHTS> sums;
+    if (is_newest && warp == WARPS - 1) take_newest(sums, q, s.new_k, s.new_v, a.scale_log2, lane);
     walk.take(sums, q);
     return sums;
 }
 
-__device__ __forceinline__ void clear_queries(Shared& s) {  // rows past the group's stay zero
-    for (int i = threadIdx.x; i < 16 * PADDED; i += WALKERS) s.q[i] = 0;
-    sync_threads(1, WALKERS);
-}
-
 __device__ __forceinline__ Walk walk_to(const Arguments& a, const Item& item, u32 tiles, int chunk) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Walk walk{a, tiles + warp * (TILES * 2 * TILE_ELEMENTS * 2), 0, 0, 0, 0, warp, lane, 0};
+    Walk walk{a, tiles + warp * (TILES * 2 * TILE_BYTES), 0, 0, 0, 0, warp, lane, 0};
     walk.move(item, chunk);
     return walk;
 }
 
 extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __grid_constant__ Arguments a) {
-    extern __shared__ __align__(16) u8 dynamic[];  // tiles, then the joined sums' values
+    extern __shared__ __align__(128) u8 dynamic[];  // tiles, then the joined sums' values
     __shared__ __align__(16) Shared s;
-    float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_ELEMENTS * 2);
+    float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_BYTES);
     let_next_kernel_start();
-    clear_queries(s);
     const Plan plan = *a.plan;
     const int items = plan.pairs * a.kv_heads;
     int number = blockIdx.x;
@@ -386,7 +329,7 @@ extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __g
     Ready ready = get_ready(a, item);
     wait_for_kernel_before();
     while (true) {
-        const Sums sums = walk_item(a, s, walk, ready, item, plan.chunk);
+        const ColumnSums<EIGHTS> sums = walk_item(a, s, walk, ready, item, plan.chunk);
         const Item done = item;
         const int own = number;
         number += gridDim.x;
@@ -461,31 +404,30 @@ __device__ __forceinline__ void write_owned(const Exchange& exchange, u16* outpu
 #endif
 
 extern "C" __global__ void BOUNDS cluster_attention(const __grid_constant__ Arguments a) {
-    extern __shared__ __align__(16) u8 dynamic[];  // tiles, then the joined sums' values
+    extern __shared__ __align__(128) u8 dynamic[];  // tiles, then the joined sums' values
     __shared__ __align__(16) Shared s;
     __shared__ __align__(16) Exchange exchange;
     __shared__ u64 barrier;
-    float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_ELEMENTS * 2);
-    // Of a wide model the weights of the projection behind this would only come instead of those of the one before, for which this waits: 1 % of the step
-    // of a 3B, 7B or 8B. A 1B and a 0.6B take 1 to 2 % longer so: their projections are short.
-    const bool is_wide = a.kv_heads * GROUP * HEAD >= 3072;
-    if (!is_wide) let_next_kernel_start();
+    float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_BYTES);
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0, received = shared_address(&barrier);
     if (CLUSTER > 1 && threadIdx.x == 0) {
         barrier_init(received, 1);
         barriers_are_visible();
         barrier_expect(received, expected_bytes(rank));
     }
-    clear_queries(s);
     const int pair = blockIdx.x / CLUSTER, sequence = pair / a.kv_heads;
     const int context = a.context[sequence], chunk = (context + CLUSTER * TILE - 1) / (CLUSTER * TILE) * TILE;
     if (context == 0) return wait_for_kernel_before();  // the whole cluster
+    // Of a wide model the weights of the projection behind this would only come instead of those of the one before, for which this waits: 1 % of the step
+    // of a 3B, 7B or 8B. A 1B and a 0.6B take 1 to 2 % longer so: their projections are short. Long contexts are read meanwhile anyway.
+    const bool is_late = a.kv_heads * GROUP * HEAD >= 3072 && context <= LONG;
+    if (!is_late) let_next_kernel_start();
     if (CLUSTER > 1) cluster_arrive();
     const Item item{sequence, pair % a.kv_heads, (int)rank * chunk, context};
     Walk walk = walk_to(a, item, shared_address(dynamic), chunk);
     const Ready ready = get_ready(a, item);
     wait_for_kernel_before();
-    if (is_wide) let_next_kernel_start();
+    if (is_late) let_next_kernel_start();
     lay_down(s, values, walk_item(a, s, walk, ready, item, chunk));
     if (CLUSTER > 1) cluster_wait();  // nobody sends to a block that has not begun
     send(s, exchange, received, values, rank);

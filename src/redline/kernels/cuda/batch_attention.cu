@@ -8,21 +8,20 @@
 // walked. A sequence that a few blocks share is joined, head by head, in the order of its keys, by the block that begins it: that is
 // its last sequence, and the first of the others, so they have mostly ended by then. One that many share is joined by all of them.
 //
-// Pages that several sequences begin with are read once for MEMBERS of them, a bundle, as many as the rows of a matrix instruction have
-// room for. Bundles stand in the line before all sequences. What they leave is joined as any other part.
+// Pages that several sequences begin with are read once for MEMBERS of them, a bundle, as many as have room in two
+// matrix instructions of eight queries. Bundles stand in the line before all sequences. What they leave is joined as any other part.
 //
-// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS.
+// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS, MEMBERS (sequences of a bundle at the
+// most, 1 where there are no bundles).
 
 #include "heads.cuh"
 #include "line.cuh"
 #include "parts.cuh"
+#include "tile.cuh"
 
 #define THREADS (32 * HEADS + 32)
-#define LINES (HEAD / 64)             // pieces of 128 bytes of a head's key
-#define PIECE (TILE * 128)            // bytes of such a piece in shared memory: 16 keys, swizzled
 #define UNIT_BYTES (HEADS * LINES * PIECE)
-#define MEMBERS (GROUP == 1 ? 1 : ROWS / GROUP)  // sequences of a bundle; heads of one query have no registers left for more
-#define MANY_PARTS 5                  // so many parts of a sequence are not added one after the other, of which each is a trip to memory
+#define MANY_PARTS 5  // so many parts of a sequence are not added one after the other, of which each is a trip to memory
 
 struct Arguments {
     const u16* qkv;            // [rows, (heads + 2 kv heads) * HEAD]
@@ -120,94 +119,25 @@ __device__ __forceinline__ void produce(const Arguments& a, const TensorMap& key
     }
 }
 
-struct Sums {
-    float values[2 * SLICES][4];  // [columns of 8][two rows of two columns], unnormalised
-    float best[2], total[2];      // of rows lane / 4 and lane / 4 + 8; totals of this lane's columns alone
-};
-
-// The scores' weights, after the best so far has been moved; `live` keys count. USED rows of the sums are somebody's.
-template <int USED>
-__device__ __forceinline__ void weigh(Sums& s, float (&scores)[2][4], int live, float scale_log2, int lane) {
-    float decay[2];
-#pragma unroll
-    for (int half = 0; half < (USED > 8 ? 2 : 1); ++half) {
-        float best = s.best[half];
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                float& score = scores[n][2 * half + c];
-                score = 8 * n + 2 * (lane % 4) + c < live ? score * scale_log2 : LOWEST;
-                best = fmaxf(best, score);
-            }
-        best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 1));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 2));
-        decay[half] = exp2f(s.best[half] - best);  // a key counts at least, so `best` is finite
-        s.best[half] = best;
-        float total = 0.f;
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) total += scores[n][2 * half + c] = exp2f(scores[n][2 * half + c] - best);
-        s.total[half] = s.total[half] * decay[half] + total;
-    }
-#pragma unroll
-    for (int n = 0; n < 2 * SLICES; ++n) {
-        s.values[n][0] *= decay[0], s.values[n][1] *= decay[0];
-        if (USED > 8) s.values[n][2] *= decay[1], s.values[n][3] *= decay[1];
-    }
-}
-
-// The place of 16 bytes in a piece of 16 keys: line `row`, the lines' 16-byte columns swapped among themselves by the row.
-__device__ __forceinline__ u32 swizzled(u32 piece, int row, int column) { return piece + row * 128 + ((column ^ (row & 7)) << 4); }
-
-__device__ __forceinline__ void score(float (&scores)[2][4], const u32 (&q)[SLICES][4], u32 keys, int lane) {
-    const int row = lane % 8 + lane / 16 * 8, column = lane / 8 % 2;  // matrices: keys 0-7 (dims 0-7, 8-15), keys 8-15
-#pragma unroll
-    for (int step = 0; step < SLICES; ++step) {
-        u32 k[4];
-        load_matrices(k, swizzled(keys + step / 4 * PIECE, row, step % 4 * 2 + column));
-        multiply(scores[0], q[step], k[0], k[1]);
-        multiply(scores[1], q[step], k[2], k[3]);
-    }
-}
-
-// Of two neighbouring keys' numbers, those of keys that count: a page may hold anything behind its last key.
-__device__ __forceinline__ u32 counted(u32 pair, int key, int live) { return key + 1 < live ? pair : key < live ? pair & 0xffff : 0; }
-
-__device__ __forceinline__ void gather(Sums& s, const u32 (&weights)[4], u32 values, int live, int lane) {
-    const int row = lane % 16, column = lane / 16;  // matrices: keys 0-7, 8-15 (dims 0-7), the same (dims 8-15)
-#pragma unroll
-    for (int step = 0; step < SLICES; ++step) {
-        u32 v[4];
-        load_transposed(v, swizzled(values + step / 4 * PIECE, row, step % 4 * 2 + column));
-        if (live < TILE)
-#pragma unroll
-            for (int n = 0; n < 4; ++n) v[n] = counted(v[n], 2 * (lane % 4) + n % 2 * 8, live);
-        multiply(s.values[2 * step], weights, v[0], v[1]);
-        multiply(s.values[2 * step + 1], weights, v[2], v[3]);
-    }
-}
-
-template <int USED>
-__device__ __forceinline__ void take_tile(Sums& s, const u32 (&q)[SLICES][4], const Ring& ring, u32 unit, u32 head, int live, float scale_log2, int lane) {
-    float scores[2][4] = {};
+template <int EIGHTS>
+__device__ __forceinline__ void take_tile(ColumnSums<EIGHTS>& s, const u32 (&q)[EIGHTS][SLICES][2], const Ring& ring, u32 unit, u32 head, int live, float scale_log2, int lane) {
+    float scores[EIGHTS][4] = {};
+    u32 weights[EIGHTS][2];
     ring.wait_full(unit);
     score(scores, q, ring.at(unit) + head * LINES * PIECE, lane);
     ring.release(unit, lane);
-    u32 weights[4] = {};
-    if (live > 0) {
-        weigh<USED>(s, scores, live, scale_log2, lane);
-        weights[0] = pack_bf16(scores[0][0], scores[0][1]), weights[2] = pack_bf16(scores[1][0], scores[1][1]);
-        if (USED > 8) weights[1] = pack_bf16(scores[0][2], scores[0][3]), weights[3] = pack_bf16(scores[1][2], scores[1][3]);
-    }
+    if (live > 0) make_weights(s, scores, weights, live, scale_log2, lane);
     ring.wait_full(unit + 1);
-    if (live > 0) gather(s, weights, ring.at(unit + 1) + head * LINES * PIECE, live, lane);
+    if (live > 0) {
+        const u32 values = ring.at(unit + 1) + head * LINES * PIECE;
+        if (live < TILE) clear_dead(values, live, lane);
+        gather(s, weights, values, lane);
+    }
     ring.release(unit + 1, lane);
 }
 
 // A warp's own shared memory: heads as they come, and prepared.
-struct Heads {
+struct __align__(128) Heads {
     float angles[HEAD];
     u16 raw[(GROUP + 2) * HEAD];  // queries, key, value
     u16 q[GROUP * HEAD], k[HEAD];
@@ -230,17 +160,6 @@ __device__ __forceinline__ void request_heads(const Arguments& a, Heads& heads, 
         const int part = i < GROUP * HEAD ? head * GROUP * HEAD + i : (a.kv_heads * (GROUP + (i - GROUP * HEAD) / HEAD) + head) * HEAD + i % HEAD;
         copy_16(heads.raw + i, token + part);
     }
-}
-
-// Queries as the left operand; rows past those that there are are zero.
-__device__ __forceinline__ void load_queries(u32 (&q)[SLICES][4], const u16* queries, int rows, int lane) {
-#pragma unroll
-    for (int step = 0; step < SLICES; ++step)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int row = lane / 4 + i % 2 * 8, column = 16 * step + 2 * (lane % 4) + i / 2 * 8;
-            q[step][i] = row < rows ? *(const u32*)(queries + row * HEAD + column) : 0;
-        }
 }
 
 // More of it, which lasts: the norms' weights, and for a bundle its members' queries, as they come and then prepared.
@@ -283,26 +202,6 @@ __device__ __forceinline__ void prepare_members(const Arguments& a, Shelf& shelf
     __syncwarp();
 }
 
-// The new key, by plain arithmetic: every lane has two rows' sums, four lanes of a row share its columns.
-__device__ __forceinline__ void take_newest(Sums& s, const Heads& heads, float scale_log2, int lane) {
-#pragma unroll
-    for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
-        const int row = lane / 4 + 8 * half;
-        if (row >= GROUP) continue;
-        float score = 0.f;
-        for (int c = lane % 4; c < HEAD; c += 4) score += from_bf16(heads.q[row * HEAD + c]) * from_bf16(heads.k[c]);
-        const u32 mates = 0xfu << (lane / 4 * 4);
-        score += __shfl_xor_sync(mates, score, 1);
-        score += __shfl_xor_sync(mates, score, 2);
-        s.best[half] = score * scale_log2;
-        s.total[half] = lane % 4 == 0 ? 1.f : 0.f;
-#pragma unroll
-        for (int n = 0; n < 2 * SLICES; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) s.values[n][2 * half + c] = from_bf16(heads.v()[8 * n + 2 * (lane % 4) + c]);
-    }
-}
-
 // What was asked for, prepared. `slot` is where the newest key goes, if this block has it; -1 if not.
 __device__ __forceinline__ void prepare_heads(const Arguments& a, Heads& heads, const Shelf& shelf, int slot, int head, int lane) {
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -328,7 +227,7 @@ __device__ __forceinline__ int newest_slot(const Arguments& a, const Start& at) 
 }
 
 // Writes a sequence's heads out of sums whose totals are whole.
-__device__ __forceinline__ void write(const Arguments& a, const Sums& s, int sequence, int head, int lane) {
+__device__ __forceinline__ void write(const Arguments& a, const RowSums& s, int sequence, int head, int lane) {
 #pragma unroll
     for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
         const int row = lane / 4 + 8 * half;
@@ -359,7 +258,7 @@ __device__ __forceinline__ Part part_of_bundle(const Arguments& a, int place, u3
 }
 
 template <int USED>
-__device__ __forceinline__ void keep(const Sums& s, const Part& part, int lane) {
+__device__ __forceinline__ void keep(const RowSums& s, const Part& part, int lane) {
 #pragma unroll
     for (int half = 0; half < (USED > 8 ? 2 : 1); ++half) {
         const int row = lane / 4 + 8 * half;
@@ -373,7 +272,7 @@ __device__ __forceinline__ void keep(const Sums& s, const Part& part, int lane) 
 
 // Adds what `keep` left of other keys, of USED rows.
 template <int USED>
-__device__ __forceinline__ void take_part(Sums& s, const Part& part, int lane) {
+__device__ __forceinline__ void take_part(RowSums& s, const Part& part, int lane) {
 #pragma unroll
     for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
         const int row = lane / 4 + 8 * half;
@@ -394,15 +293,6 @@ __device__ __forceinline__ void take_part(Sums& s, const Part& part, int lane) {
     }
 }
 
-// The totals of rows out of those of each lane's columns.
-__device__ __forceinline__ void add_totals(Sums& s) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        s.total[half] += __shfl_xor_sync(0xffffffff, s.total[half], 1);
-        s.total[half] += __shfl_xor_sync(0xffffffff, s.total[half], 2);
-    }
-}
-
 // The blocks that have an entry's tiles: the first, and how many more.
 struct Span {
     u32 first, more;
@@ -416,7 +306,7 @@ __device__ __forceinline__ Span span_of(int first, int next, u32 blocks, u32 tot
 // A sequence that a bundle reads for has parts in several places. Whoever leaves the last of them joins them all, in the same order whoever it is:
 // nobody waits.
 __device__ __forceinline__ void join(const Arguments& a, int sequence, int head, Span own, int bundle, int member, Span bundled, int lane) {
-    Sums s = {};
+    RowSums s = {};
     s.best[0] = s.best[1] = LOWEST;
     take_part<GROUP>(s, first_part_of(a, sequence, head), lane);
     for (u32 other = 1; other <= own.more; ++other) take_part<GROUP>(s, part_of(a, own.first + other, head), lane);
@@ -430,22 +320,22 @@ __device__ __forceinline__ Piece* pieces_of(const Arguments& a, u32 block, bool 
     return a.pieces + ((((u64)(head / HEADS) * a.blocks + block) * 2 + begins) * HEADS + head % HEADS) * GROUP * PIECES;
 }
 
-// Two lanes side by side have two neighbours each of a row's numbers, of which each gets four by giving the other two.
-__device__ __forceinline__ void leave_part(const Sums& s, Piece* pieces, int lane) {
-    const bool odd = lane % 2;
+// A piece is of every eighth of 32 dims, which are one lane's.
+template <int EIGHTS>
+__device__ __forceinline__ void leave_part(const ColumnSums<EIGHTS>& s, Piece* pieces, int lane) {
 #pragma unroll
-    for (int half = 0; half < (GROUP > 8 ? 2 : 1); ++half) {
-        const int row = lane / 4 + 8 * half;
-        const float total = s.total[half], share = total == 0.f ? 0.f : 1.f / total, weight = total == 0.f ? LOWEST : s.best[half] + log2f(total);
+    for (int n = 0; n < EIGHTS; ++n)
 #pragma unroll
-        for (int pair = 0; pair < SLICES; ++pair) {
-            const float left[2] = {s.values[2 * pair][2 * half] * share, s.values[2 * pair][2 * half + 1] * share};
-            const float right[2] = {s.values[2 * pair + 1][2 * half] * share, s.values[2 * pair + 1][2 * half + 1] * share};
-            const float first = __shfl_xor_sync(0xffffffff, odd ? left[0] : right[0], 1), second = __shfl_xor_sync(0xffffffff, odd ? left[1] : right[1], 1);
-            const float4 output = odd ? make_float4(first, second, right[0], right[1]) : make_float4(left[0], left[1], first, second);
-            if (row < GROUP) leave(pieces + row * PIECES + 2 * (2 * pair + odd) + lane % 4 / 2, output, weight);
+        for (int c = 0; c < 2; ++c) {
+            const int query = 8 * n + 2 * (lane % 4) + c;
+            if (query >= GROUP) continue;
+            const float total = s.total[n][c], share = total == 0.f ? 0.f : 1.f / total, weight = total == 0.f ? LOWEST : s.best[n][c] + log2f(total);
+#pragma unroll
+            for (int i = 0; i < SLICES; i += 2) {
+                const float4 output = make_float4(s.values[n][i][c] * share, s.values[n][i][2 + c] * share, s.values[n][i + 1][c] * share, s.values[n][i + 1][2 + c] * share);
+                leave(pieces + query * PIECES + 4 * i + lane / 4, output, weight);
+            }
         }
-    }
 }
 
 // A sequence that many blocks share, without a bundle, whose parts they leave: those that have nothing behind it wait for all parts and join a share
@@ -461,10 +351,13 @@ __device__ __forceinline__ void join_together(const Arguments& a, const Start& a
 
 // What a warp has of a sequence becomes its output, or a part of it. Where there is no bundle, the block that begins the sequence waits for parts of
 // blocks behind its own, and a part is the first thing that those do: nobody waits for ever. Of many parts see `join_together`.
-__device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start& at, Span span, int head, u32 blocks, u32 total, u32 block, int lane) {
-    add_totals(s);
+template <int EIGHTS>
+__device__ __forceinline__ void finish(const Arguments& a, const ColumnSums<EIGHTS>& columns, const Start& at, Span span, int head, u32 blocks, u32 total, u32 block, int lane) {
+    const bool is_bundled = MEMBERS > 1 && at.own.bundle >= 0;
+    if (!is_bundled && span.more + 1 >= MANY_PARTS) return leave_part(columns, pieces_of(a, block, block == span.first, head), lane);
+    RowSums s = rows_of(columns, lane);
     int* counter = a.arrivals + at.own.sequence * a.kv_heads + head;
-    if (MEMBERS > 1 && at.own.bundle >= 0) {
+    if (is_bundled) {
         const int bundle = at.own.bundle / ROWS, member = at.own.bundle % ROWS;
         const Span bundled = span_of(a.first_tile[bundle], a.first_tile[bundle + 1], blocks, total);
         keep<GROUP>(s, block == span.first ? first_part_of(a, at.own.sequence, head) : part_of(a, block, head), lane);
@@ -473,7 +366,6 @@ __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start&
         if (__any_sync(0xffffffff, is_last)) join(a, at.own.sequence, head, span, bundle, member, bundled, lane);
         return;
     }
-    if (span.more + 1 >= MANY_PARTS) return leave_part(s, pieces_of(a, block, block == span.first, head), lane);
     if (block != span.first) {
         keep<GROUP>(s, part_of(a, block, head), lane);
         __syncwarp();
@@ -493,10 +385,8 @@ __device__ __forceinline__ void finish(const Arguments& a, Sums& s, const Start&
 }
 
 // The same of a bundle: a part for all members.
-__device__ __forceinline__ void finish_bundle(const Arguments& a, Sums& s, const Start& at, int head, u32 blocks, u32 total, u32 block, int lane) {
-    add_totals(s);
+__device__ __forceinline__ void finish_bundle(const Arguments& a, const RowSums& s, const Start& at, Span bundled, int head, u32 blocks, u32 total, u32 block, int lane) {
     keep<ROWS>(s, part_of_bundle(a, at.place, block, head, 0), lane);
-    const Span bundled = span_of(at.first, at.next, blocks, total);
     const int sequence = lane < MEMBERS ? a.members[at.place * ROWS + lane].sequence : -1;
     Span own = {0, 0};
     if (sequence >= 0) own = span_of(a.first_tile[a.room + sequence], a.first_tile[a.room + sequence + 1], blocks, total);
@@ -524,6 +414,21 @@ __device__ __forceinline__ void request_made(const Arguments& a, Heads& heads, S
         request_heads(a, heads, at.own.sequence, head, lane);
 }
 
+// A warp's sums over `tiles` of an entry, of which `live` keys count, and over `newest`'s key if that is one; `begun` is called behind the first tile.
+template <int QUERIES, class Begun>
+__device__ __forceinline__ ColumnSums<EIGHTS_OF(QUERIES)> walk(const Arguments& a, const u16* queries, const Heads* newest, const Ring& ring, u32 unit, int tiles, int live, int head, int lane, Begun begun) {
+    ColumnSums<EIGHTS_OF(QUERIES)> s;
+    u32 q[EIGHTS_OF(QUERIES)][SLICES][2];
+    load_queries(q, queries, HEAD, QUERIES, lane);
+    if (newest) take_newest(s, q, newest->k, newest->v(), a.scale_log2, lane);
+    for (int i = 0; i < tiles; ++i, unit += 2, live -= TILE) {
+        take_tile(s, q, ring, unit, head % HEADS, live, a.scale_log2, lane);
+        if (i == 0) begun();
+    }
+    add_totals(s);
+    return s;
+}
+
 __device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf& shelf, const Ring& ring, Start at, int tile, int end, u32 blocks, u32 total, u32 block, int head) {
     const int lane = threadIdx.x % 32;
     request_norms(a, shelf, lane);
@@ -532,37 +437,25 @@ __device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf&
     request_made(a, heads, shelf, at, head, lane);
     Span span = {};
     for (u32 unit = 0; tile < end;) {
-        const bool bundled = is_bundle(a, at);
         span = span_of(at.first, at.next, blocks, total);  // not behind the walk, where others wait for it
-        u32 q[SLICES][4];
-        Sums s = {};
-        s.best[0] = s.best[1] = LOWEST;
-        if (bundled) {
+        const int last = min(at.next, end);
+        const int live = at.own.context - 1 - key_of(at, tile);
+        const Start after = last < end ? following(a, at) : at;
+        const auto request_next = [&] {  // every lane has read what is overwritten now
+            if (last == end) return;
+            slot = request_known(a, heads, after, end, lane);
+            request_made(a, heads, shelf, after, head, lane);
+        };
+        if (is_bundle(a, at)) {
             prepare_members(a, shelf, lane);
-            load_queries(q, shelf.q, MEMBERS * GROUP, lane);
+            const auto s = walk<MEMBERS * GROUP>(a, shelf.q, nullptr, ring, unit, last - tile, live, head, lane, request_next);
+            finish_bundle(a, rows_of(s, lane), at, span, head, blocks, total, block, lane);
         } else {
             prepare_heads(a, heads, shelf, slot, head, lane);
-            load_queries(q, heads.q, GROUP, lane);
-            if (slot >= 0) take_newest(s, heads, a.scale_log2, lane);
-        }
-        const int first = tile, last = min(at.next, end);
-        const Start after = last < end ? following(a, at) : at;
-        for (; tile < last; ++tile, unit += 2) {
-            const int live = at.own.context - 1 - key_of(at, tile);
-            if (bundled)
-                take_tile<ROWS>(s, q, ring, unit, head % HEADS, live, a.scale_log2, lane);
-            else
-                take_tile<GROUP>(s, q, ring, unit, head % HEADS, live, a.scale_log2, lane);
-            if (tile == first && last < end) {  // every lane has read what is overwritten now
-                slot = request_known(a, heads, after, end, lane);
-                request_made(a, heads, shelf, after, head, lane);
-            }
-        }
-        if (bundled)
-            finish_bundle(a, s, at, head, blocks, total, block, lane);
-        else
+            const auto s = walk<GROUP>(a, heads.q, slot >= 0 ? &heads : nullptr, ring, unit, last - tile, live, head, lane, request_next);
             finish(a, s, at, span, head, blocks, total, block, lane);
-        at = after;
+        }
+        unit += 2 * (last - tile), tile = last, at = after;
     }
     join_together(a, at, span, head, blocks, total, block, lane);
 }

@@ -1,7 +1,7 @@
 // Deals the keys of a decode step to the blocks of batch_attention.cu, once for all layers.
 //
 // Sequences that begin with the same pages, by a common prompt or as several answers to one, have what all of them share read by bundles, each
-// for as many as a matrix instruction has room for. The host tells nothing of it: page tables do.
+// for as many as have room in its matrix instructions. The host tells nothing of it: page tables do.
 //
 // Set by the compiler's command line: DEALERS (threads), SHARERS (most rows of which some may be bundled), LEAST_COMMON (tiles worth a bundle).
 

@@ -23,8 +23,9 @@ Argument = ctypes.Structure | ctypes.Array[Any]
 class Kernel:
     """One function of a cubin on one device."""
 
-    def __init__(self, code: bytes, name: str, *, threads: int, shared_bytes: int = 0):
-        """`shared_bytes`: dynamic shared memory of a block. The device must be current."""
+    def __init__(self, code: bytes, name: str, *, threads: int, shared_bytes: int = 0, shared_percent: int | None = None):
+        """`shared_bytes`: dynamic shared memory of a block. `shared_percent`: how much of a processor's memory is to be shared while the kernel runs,
+        where the driver's choice is no good (0 to 100 of the most; the rest is level-1 cache). The device must be current."""
         torch.cuda.current_stream()  # makes torch's context exist
         self._module = _checked(driver.cuModuleLoadData(code))
         self._function = _checked(driver.cuModuleGetFunction(self._module, name.encode()))
@@ -32,6 +33,9 @@ class Kernel:
         self._configs: dict[tuple[int, bool, int], driver.CUlaunchConfig] = {}
         largest = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(self._function, largest, shared_bytes))
+        if shared_percent is not None:
+            carveout = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+            _checked(driver.cuFuncSetAttribute(self._function, carveout, shared_percent))
 
     def launch(self, blocks: int, arguments: Sequence[Argument], *, dependent: bool, cluster: int = 1) -> None:
         """Queue `blocks` blocks, in clusters of `cluster`. `dependent`: they may start before the kernel before has ended,

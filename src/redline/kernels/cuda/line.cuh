@@ -1,7 +1,7 @@
 // The line in which the keys of a step's sequences stand, in tiles, and how it is dealt to blocks: deal.cu makes it, batch_attention.cu walks it.
 
 #define TILE 16  // keys
-#define ROWS 16  // of a matrix instruction
+#define ROWS 16  // queries of a bundle, at the most
 
 // What stands in the line: of a sequence, those of its tiles that no bundle reads for it.
 struct Entry {

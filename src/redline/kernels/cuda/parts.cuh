@@ -22,9 +22,10 @@ __device__ __forceinline__ int counted_parts(const int* counter) {
     return count;
 }
 
-// Four neighbours of a row's output over one part's keys, and the logarithm of their weight: what one lane leaves at a time. Whoever reads it needs no counter
-// and no fence, each a trip to memory: until it is there its words are EMPTY, and its only reader leaves it so again for the next launch. All of them are
-// looked at again and again until they are there, so they are small: a number has 16 significant bits, the fourth's are in the low bytes of the others.
+// Four numbers of a row's output over one part's keys, eight columns apart, and the logarithm of their weight: what one lane leaves at a time. Whoever reads
+// it needs no counter and no fence, each a trip to memory: until it is there its words are EMPTY, and its only reader leaves it so again for the next launch.
+// All of them are looked at again and again until they are there, so they are small: a number has 16 significant bits, the fourth's are in the low bytes of
+// the others. The pieces of 32 columns lie in the order of their first.
 struct __align__(16) Piece {
     u32 words[4];
 };
@@ -116,7 +117,9 @@ __device__ __forceinline__ void join_share(PartAt part_at, u32 count, u16* outpu
             found.sum.z += __shfl_xor_sync(0xffffffff, found.sum.z, offset), found.sum.w += __shfl_xor_sync(0xffffffff, found.sum.w, offset);
         }
         const float part = 1.f / found.total;
-        if (lane < columns && four < end)
-            *(uint2*)(output + 4 * four) = make_uint2(pack_bf16(found.sum.x * part, found.sum.y * part), pack_bf16(found.sum.z * part, found.sum.w * part));
+        if (lane >= columns || four >= end) continue;
+        u16* target = output + four / 8 * 32 + four % 8;
+        target[0] = to_bf16(found.sum.x * part), target[8] = to_bf16(found.sum.y * part);
+        target[16] = to_bf16(found.sum.z * part), target[24] = to_bf16(found.sum.w * part);
     }
 }
