@@ -16,9 +16,11 @@ TRITON := triton==3.6.0
 NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
 # Two cores, two runs at a time, each about as long as the other: the rooms that run beside the kernel tests and what follows them. What
-# measures the machine, or is held to seconds, is a test of its own hour: QUIET.
+# measures the machine, or is held to seconds, is a test of its own hour: QUIET. Two that take long and are held to nothing have one together.
 BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware parallel plan quant server)
-QUIET := $(patsubst %,tests/e2e/test_%.py,crowd endings http_cost overload restart slow_readers speed storm)
+STORM := tests/e2e/test_storm.py
+ENDINGS := tests/e2e/test_endings.py
+QUIET := $(patsubst %,tests/e2e/test_%.py,crowd http_cost overload restart slow_readers speed)
 both = { $(1); } & other=$$!; $(2); own=$$?; wait $$other && exit $$own
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,8 @@ demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast 
 	@$(BIN)/python tools/demo.py $(MODEL)
 
 test: $(DEV) model ## all tests that need no GPU
-	@$(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE)),$(PYTEST) -q $(BESIDE) && $(PYTEST) -q tests/e2e $(addprefix --ignore=,$(QUIET)))
+	@$(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE)),$(PYTEST) -q $(BESIDE) && $(PYTEST) -q tests/e2e $(addprefix --ignore=,$(STORM) $(ENDINGS) $(QUIET)))
+	@$(call both,$(PYTEST) -q $(STORM),$(PYTEST) -q $(ENDINGS))
 	@$(PYTEST) $(QUIET)
 
 check: $(DEV) ## format, lint, types, floors, sizes, generated pages
