@@ -17,6 +17,7 @@ NVRTC := cuda-bindings==13.0.3 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
 MODEL := smollm2-135m
 # Two cores, two runs at a time, each about as long as the other: the rooms that run beside the kernel tests and what follows them. What
 # measures the machine, or is held to seconds, is a test of its own hour: QUIET. Two that take long and are held to nothing have one together.
+# Two runs with two threads each on two cores would wait for each other at every barrier: with one thread the kernel tests take a tenth less.
 BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware parallel plan quant server)
 STORM := tests/e2e/test_storm.py
 ENDINGS := tests/e2e/test_endings.py
@@ -34,7 +35,7 @@ demo: $(BASE) ## fetch a small model, serve it, ask it something, show how fast 
 	@$(BIN)/python tools/demo.py $(MODEL)
 
 test: $(DEV) model ## all tests that need no GPU
-	@$(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE)),$(PYTEST) -q $(BESIDE) && $(PYTEST) -q tests/e2e $(addprefix --ignore=,$(STORM) $(ENDINGS) $(QUIET)))
+	@export OMP_NUM_THREADS=1; $(call both,TRITON_INTERPRET=1 $(PYTEST) -q tests/unit/kernels && $(PYTEST) -q tests/unit $(addprefix --ignore=,tests/unit/kernels $(BESIDE)),$(PYTEST) -q $(BESIDE) && $(PYTEST) -q tests/e2e $(addprefix --ignore=,$(STORM) $(ENDINGS) $(QUIET)))
 	@$(call both,$(PYTEST) -q $(STORM),$(PYTEST) -q $(ENDINGS))
 	@$(PYTEST) $(QUIET)
 
