@@ -103,13 +103,12 @@ def _kernel(
     heads: int, kv_heads: int, size: int, page_size: int, normed: bool, own: int, members: int, device: torch.device
 ) -> Kernel:
     defined = definitions(heads, kv_heads, size, page_size, normed, own, members)
-    units = defined["UNITS"] * defined["HEADS"] * size * 2 * TILE
-    shelves = (
-        defined["HEADS"] * size * (4 * (2 + members) + 2 * members * (heads // kv_heads))
-    )  # `Shelf` in cuda/batch_attention.cu
+    units = defined["UNITS"] * own * size * 2 * TILE
+    shelf = size * (4 * (2 + members) + 2 * members * (heads // kv_heads))  # `Shelf` in cuda/batch_attention.cu
+    shared = units + own * shelf + 1024
     with torch.cuda.device(device):
         code = machine_code("batch_attention.cu", defined)
-        return Kernel(code, "batch_attention", threads=32 * defined["HEADS"] + 32, shared_bytes=units + shelves + 1024)
+        return Kernel(code, "batch_attention", threads=32 * own + 32, shared_bytes=shared)
 
 
 def deal_definitions() -> dict[str, int]:

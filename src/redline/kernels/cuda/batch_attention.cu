@@ -11,8 +11,8 @@
 // Pages that several sequences begin with are read once for MEMBERS of them, a bundle, as many as have room in two
 // matrix instructions of eight queries. Bundles stand in the line before all sequences. What they leave is joined as any other part.
 //
-// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS, MEMBERS (sequences of a bundle at the
-// most, 1 where there are no bundles).
+// Set by the compiler's command line: what heads.cuh names (HEAD 64 or 128), HEADS (key-value heads of a block), UNITS, MEMBERS
+// (sequences of a bundle at the most, 1 where there are no bundles).
 
 #include "heads.cuh"
 #include "line.cuh"
