@@ -17,7 +17,7 @@
 #define WALKERS (32 * WARPS)       // threads
 #define PADDED (HEAD + 8)           // elements of a query in shared memory: padded, so that eight queries meet eight banks
 #define TILE_BYTES (LINES * PIECE)  // of keys or values
-#define EIGHTS EIGHTS_OF(GROUP)
+#define OCTETS EIGHTS_OF(GROUP)     // of queries
 #define LONG 1200                   // keys of a context that take longer to read than what surrounds them
 
 struct Plan {
@@ -119,14 +119,14 @@ struct Walk {
         for (int i = 0; i < TILES; ++i) request(i);
     }
 
-    __device__ __forceinline__ void take(ColumnSums<EIGHTS>& sums, const u32 (&q)[EIGHTS][SLICES][2]) {
+    __device__ __forceinline__ void take(ColumnSums<OCTETS>& sums, const u32 (&q)[OCTETS][SLICES][2]) {
         const int tile_count = count();
         for (int tile = 0; tile < tile_count; ++tile) {
             copies_wait<TILES - 1>();
             __syncwarp();
             const u32 stage = tiles + tile % TILES * (2 * TILE_BYTES);
-            float scores[EIGHTS][4] = {};
-            u32 weights[EIGHTS][2];
+            float scores[OCTETS][4] = {};
+            u32 weights[OCTETS][2];
             score(scores, q, stage, lane);
             make_weights(sums, scores, weights, end - first_key(tile), a.scale_log2, lane);
             gather(sums, weights, stage + TILE_BYTES, lane);
@@ -203,11 +203,11 @@ __device__ __forceinline__ void join_chunks(const Arguments& a, Shared& s, int s
 }
 
 // The warps' sums into shared memory; `values`: WARPS * GROUP * HEAD floats of it.
-__device__ __forceinline__ void lay_down(Shared& s, float* values, ColumnSums<EIGHTS> sums) {
+__device__ __forceinline__ void lay_down(Shared& s, float* values, ColumnSums<OCTETS> sums) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     add_totals(sums);
 #pragma unroll
-    for (int n = 0; n < EIGHTS; ++n)
+    for (int n = 0; n < OCTETS; ++n)
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
             const int query = 8 * n + 2 * (lane % 4) + c;
@@ -219,7 +219,7 @@ __device__ __forceinline__ void lay_down(Shared& s, float* values, ColumnSums<EI
     sync_threads(1, WALKERS);
 }
 
-__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const ColumnSums<EIGHTS>& sums, int item, int sequence, int head, int context, int chunk) {
+__device__ __forceinline__ void finish(const Arguments& a, Shared& s, float* values, const ColumnSums<OCTETS>& sums, int item, int sequence, int head, int context, int chunk) {
     lay_down(s, values, sums);
     u16* output = a.output + ((u64)sequence * a.kv_heads + head) * GROUP * HEAD;
     const bool alone = context <= chunk;
@@ -295,14 +295,14 @@ __device__ __forceinline__ void prepare_heads(const Arguments& a, Shared& s, con
 }
 
 // The sums of one item, whose first tiles have been requested.
-__device__ __forceinline__ ColumnSums<EIGHTS> walk_item(const Arguments& a, Shared& s, Walk& walk, const Ready& ready, const Item& item, int chunk) {
+__device__ __forceinline__ ColumnSums<OCTETS> walk_item(const Arguments& a, Shared& s, Walk& walk, const Ready& ready, const Item& item, int chunk) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const bool is_newest = item.is_newest(chunk);
     prepare_heads(a, s, ready, item, is_newest);
     sync_threads(1, WALKERS);
-    u32 q[EIGHTS][SLICES][2];
+    u32 q[OCTETS][SLICES][2];
     load_queries(q, s.q, PADDED, GROUP, lane);
-    ColumnSums<EIGHTS> sums;
+    ColumnSums<OCTETS> sums;
     if (is_newest && warp == WARPS - 1) take_newest(sums, q, s.new_k, s.new_v, a.scale_log2, lane);
     walk.take(sums, q);
     return sums;
@@ -317,7 +317,7 @@ __device__ __forceinline__ Walk walk_to(const Arguments& a, const Item& item, u3
 
 extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __grid_constant__ Arguments a) {
     extern __shared__ __align__(128) u8 dynamic[];  // tiles, then the joined sums' values
-    __shared__ __align__(16) Shared s;
+    __shared__ Shared s;
     float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_BYTES);
     let_next_kernel_start();
     const Plan plan = *a.plan;
@@ -329,7 +329,7 @@ extern "C" __global__ void __launch_bounds__(WALKERS) decode_attention(const __g
     Ready ready = get_ready(a, item);
     wait_for_kernel_before();
     while (true) {
-        const ColumnSums<EIGHTS> sums = walk_item(a, s, walk, ready, item, plan.chunk);
+        const ColumnSums<OCTETS> sums = walk_item(a, s, walk, ready, item, plan.chunk);
         const Item done = item;
         const int own = number;
         number += gridDim.x;
@@ -405,7 +405,7 @@ __device__ __forceinline__ void write_owned(const Exchange& exchange, u16* outpu
 
 extern "C" __global__ void BOUNDS cluster_attention(const __grid_constant__ Arguments a) {
     extern __shared__ __align__(128) u8 dynamic[];  // tiles, then the joined sums' values
-    __shared__ __align__(16) Shared s;
+    __shared__ Shared s;
     __shared__ __align__(16) Exchange exchange;
     __shared__ u64 barrier;
     float* values = (float*)(dynamic + WARPS * TILES * 2 * TILE_BYTES);

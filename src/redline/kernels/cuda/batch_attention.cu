@@ -463,7 +463,7 @@ __device__ __forceinline__ void consume(const Arguments& a, Heads& heads, Shelf&
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_attention(const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values, const __grid_constant__ Arguments a) {
     extern __shared__ u8 dynamic[];
-    __shared__ __align__(16) Heads heads[HEADS];
+    __shared__ Heads heads[HEADS];
     __shared__ __align__(8) u64 barriers[2 * UNITS];
     const u32 units = (shared_address(dynamic) + 1023) / 1024 * 1024;
     const Ring ring{units, shared_address(barriers), shared_address(barriers + UNITS)};

@@ -75,7 +75,7 @@ __device__ __forceinline__ u32 transpose(u32 pair) {
     return other;
 }
 
-// Scales sums to the best of these scores, of which `live` count.
+// Scales sums to the best of these scores and of those before.
 template <int EIGHTS>
 __device__ __forceinline__ void scale_to_best(ColumnSums<EIGHTS>& s, const float (&scores)[EIGHTS][4], float scale_log2) {
 #pragma unroll
