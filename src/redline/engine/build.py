@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -280,7 +281,7 @@ def _accounts(checkpoint: Checkpoint, resolved: Resolved, machine: Machine, know
     name = identify(machine, device.device).name
     promises = promiser(shape, machine, device.device, dtype)
     meter = Meter(shape, dtype, DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], known, checkpoint.file_bytes, name, promises)
-    power = PowerMeter(power_source(machine, device.device))
+    power = PowerMeter(power_source(machine, device.device), aside=ThreadPoolExecutor(1, "redline-power").submit)
     return Accounts(meter, shape.sliding_window, power=power, receipts=device.receipts)
 
 

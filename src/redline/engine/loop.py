@@ -136,6 +136,7 @@ class Loop:
         plan = self._scheduler.plan()
         launched = self._launch(plan) if plan is not None else None
         previous, self._in_flight = self._in_flight, launched
+        self._accounts.begun()
         if previous is not None:
             self._apply(previous)
         elif launched is None and self._constraints is not None and self._constraints.pending:

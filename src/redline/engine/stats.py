@@ -13,7 +13,7 @@ from redline.engine.draft import Plan
 from redline.engine.message import Foreseen, Sample, Stats
 from redline.engine.request import Sequence
 from redline.engine.scheduler import SchedulerStats
-from redline.hardware.power import Mark, PowerMeter, PowerSource
+from redline.hardware.power import LEAST_S, Mark, PowerMeter, PowerSource
 from redline.log import FALLBACKS
 from redline.plan.meter import Meter, RequestMeter, StepLimit, Totals
 from redline.plan.receipt import NOT_MEASURED, receipt
@@ -63,6 +63,7 @@ class Accounts:
         self.step_s = 0.0
         self._window = window
         self._clock = clock
+        self._begins = False  # whether work has come since the engine had none
         self._live: dict[str, Account] = {}
         self._decoding: dict[str, Account] = {}  # those whose `began` is set
         self._sums = Totals()  # over all steps
@@ -70,11 +71,16 @@ class Accounts:
         self._context = 0  # tokens of context of a sequence in the newest decode step
 
     def open(self, request: Request) -> None:
-        """Begin the account of an admitted request."""
-        if not self._live:
-            self.power.look()
+        """Begin the account of an admitted request. Whoever has started its first step says so (`begun`)."""
+        self._begins = self._begins or not self._live
         self._live[request.id] = Account(request, request.sampling.n, self.power.mark())
         self.prompt_tokens += len(request.prompt)
+
+    def begun(self) -> None:
+        """A step was started: what can wait until then, for the device need not wait for it."""
+        if self._begins:
+            self._begins = False
+            self.power.look()
 
     def step(
         self, plan: Plan, seconds: float, host_s: float, padding: int = 0, *, sampling_s: float = 0.0, captured: bool = False
@@ -165,8 +171,8 @@ class Accounts:
         self._decoding.pop(sequence.request.id, None)
         request = account.request
         wanted = request.want_receipt and self.receipts
-        if wanted or not self._live:
-            self.power.look()
+        if not self._live:
+            self.power.look(LEAST_S)
         if not wanted:
             return None
         return receipt(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -112,19 +113,47 @@ class Reading:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the driver said, and how long it took; an error where it does not tell any more."""
+
+    joules: float | NvmlUnavailable | None
+    throttled: tuple[str, ...] | NvmlUnavailable
+    seconds: float
+
+
+Ask = Callable[[], _Answer]
+
+
+def at_once(ask: Ask) -> Future[_Answer]:
+    """Ask here and now."""
+    answer: Future[_Answer] = Future()
+    answer.set_result(ask())
+    return answer
+
+
 class PowerMeter:
     """Energy of an engine's steps, idle energy apart: `step` after every step, `look` where work begins and ends.
 
     Times in seconds, energy in joules. `joules` are the device's since the meter began, `step_joules` those of them that fall
-    to steps, `busy_s` the steps' time up to the last look. A look reads the counter; when looks are slow they become rare.
+    to steps, `busy_s` the steps' time up to the last look that was answered. A look has the counter read, which takes a driver
+    milliseconds (2.7 on an H200), so `aside` may ask in another thread: what it says then is put down by a later call of
+    `look`, `mark` or `since`. When looks are slow they become rare.
     """
 
-    def __init__(self, source: PowerSource, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: PowerSource,
+        clock: Callable[[], float] = time.monotonic,
+        aside: Callable[[Ask], Future[_Answer]] = at_once,
+    ) -> None:
         self.joules = self.step_joules = self.busy_s = 0.0
         self.idle_watts: float | None = None
         self.throttled_s: dict[str, float] = {}
         self._source = source
         self._clock = clock
+        self._aside = aside
+        self._asked: tuple[float, float, Future[_Answer]] | None = None  # seconds up to the look, of steps in them, the answer
         self._pending_s = 0.0  # of steps since the last look
         self._pause_s = 0.0
         self._counted: float | None = None
@@ -132,7 +161,7 @@ class PowerMeter:
         self._newest: tuple[float, float] | None = None  # watts of steps, and over how long
         self._looks = 0
         self._throttled_at: dict[str, int] = {}  # the newest look that saw it
-        self._count()
+        self._count(_ask(source, clock, busy=False))
 
     @property
     def no_joules(self) -> str:
@@ -151,25 +180,27 @@ class PowerMeter:
             self.look()
 
     def look(self, least_s: float = 0.05) -> None:
-        """Read the counter, unless that was done within `least_s` or takes too long to be done so soon again."""
+        """Have the counter read, unless that was done within `least_s` or takes too long to be done so soon again."""
+        self._put_down()
         now = self._clock()
         passed = now - self._at
-        if passed < max(least_s, self._pause_s) or (self._source.joules is None and self._source.throttled is None):
+        if self._asked is not None or passed < max(least_s, self._pause_s):
             return
-        before = self._counted
-        self._count()
-        self._pause_s = (self._clock() - now) / LOOK_SHARE
+        if self._source.joules is None and self._source.throttled is None:
+            return
         busy, self._at = min(self._pending_s, passed), now
         self._pending_s -= busy
-        if before is not None and self._counted is not None:
-            self._share(self._counted - before, passed, busy)
-        self._note_throttling(busy)
+        ask = functools.partial(_ask, self._source, self._clock, busy=busy > 0.0)
+        self._asked = passed, busy, self._aside(ask)
+        self._put_down()
 
     def mark(self) -> Mark:
+        self._put_down()
         return Mark(self.step_joules, self.busy_s, self._looks)
 
     def since(self, mark: Mark) -> Reading:
         """What was seen since `mark`; of the newest steps before it as well, where there were too few to tell."""
+        self._put_down()
         joules, busy = self.step_joules - mark.joules, self.busy_s - mark.busy_s
         known = (joules / busy, busy) if busy >= LEAST_S else self._newest
         throttled = None
@@ -182,6 +213,18 @@ class PowerMeter:
             reason = "the device was never seen idle, so its idle share is not known"
         watts, over = known if known is not None else (None, 0.0)
         return Reading(watts, self.idle_watts, over, throttled, reason or self._source.no_throttled or None)
+
+    def _put_down(self) -> None:
+        """What the driver has said since it was asked, if it has."""
+        if self._asked is None or not self._asked[2].done():
+            return
+        (passed, busy, asked), self._asked = self._asked, None
+        answer, before = asked.result(), self._counted
+        self._pause_s = answer.seconds / LOOK_SHARE
+        self._count(answer)
+        if before is not None and self._counted is not None:
+            self._share(self._counted - before, passed, busy)
+        self._note_throttling(answer.throttled, busy)
 
     def _share(self, joules: float, passed: float, busy: float) -> None:
         """Put down what was taken in `passed` seconds, in `busy` of which steps ran."""
@@ -200,28 +243,38 @@ class PowerMeter:
         if busy >= LEAST_S:
             self._newest = ((joules - idle) / busy, busy)
 
-    def _note_throttling(self, busy: float) -> None:
-        """Only while steps run: what is idle may be slow."""
+    def _note_throttling(self, names: tuple[str, ...] | NvmlUnavailable, busy: float) -> None:
         self._looks += 1
-        if self._source.throttled is None or not busy:
-            return
-        try:
-            names = self._source.throttled()
-        except NvmlUnavailable as error:
-            self._source = replace(self._source, throttled=None, no_throttled=str(error))
+        if isinstance(names, NvmlUnavailable):
+            self._source = replace(self._source, throttled=None, no_throttled=str(names))
             return
         for name in names:
             self.throttled_s[name] = self.throttled_s.get(name, 0.0) + busy
             self._throttled_at[name] = self._looks
 
-    def _count(self) -> None:
-        if self._source.joules is None:
-            return
-        try:
-            self._counted = self._source.joules()
-        except NvmlUnavailable as error:
-            self._source = replace(self._source, joules=None, no_joules=str(error))
+    def _count(self, answer: _Answer) -> None:
+        if isinstance(answer.joules, NvmlUnavailable):
+            self._source = replace(self._source, joules=None, no_joules=str(answer.joules))
             self._counted = None
+        else:
+            self._counted = answer.joules
+
+
+def _ask(source: PowerSource, clock: Callable[[], float], *, busy: bool) -> _Answer:
+    """Read the counter, and what holds the clocks down where steps run (`busy`): what is idle may be slow."""
+    began = clock()
+    joules: float | NvmlUnavailable | None = None
+    throttled: tuple[str, ...] | NvmlUnavailable = ()
+    try:
+        joules = source.joules() if source.joules is not None else None
+    except NvmlUnavailable as error:
+        joules = error
+    seconds = clock() - began
+    try:
+        throttled = source.throttled() if source.throttled is not None and busy else ()
+    except NvmlUnavailable as error:
+        throttled = error
+    return _Answer(joules, throttled, seconds)
 
 
 def _told(ask: Callable[[], T]) -> tuple[Callable[[], T] | None, str]:

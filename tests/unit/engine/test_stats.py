@@ -111,6 +111,7 @@ def test_energy_is_shared_by_tokens_and_its_idle_part_is_told(clock: Clock) -> N
     [one], [two] = choices("a", 6, arrival=clock.now, want_receipt=True), choices("b", 4, arrival=clock.now, want_receipt=True)
     accounts.open(one.request)
     accounts.open(two.request)
+    accounts.begun()
     steps = [plan((one, 0, 6, True), (two, 0, 4, True)), *[plan((one, 6 + i, 1, True), (two, 4 + i, 1, True)) for i in range(8)]]
     for step in steps:
         clock.now += 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,6 +141,45 @@ def test_looking_takes_a_small_part_of_the_time_however_slow_the_driver_is() -> 
     before = fast.asked
     _steps(fast, meter, 5000)
     assert fast.asked - before == pytest.approx(100.0 / LOOK_EVERY_S, rel=0.1)
+
+
+class Aside:
+    """Another thread, which answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[Any, Future[Any]]] = []
+
+    def __call__(self, ask: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+        self.open.append((ask, answer))
+        return answer
+
+    def answer(self) -> None:
+        for ask, answer in self.open:
+            answer.set_result(ask())
+        self.open.clear()
+
+
+def test_nobody_waits_for_a_slow_driver_that_is_asked_aside() -> None:
+    aside, device = Aside(), Device([Card("GPU-aa1", energy=1000.0)])
+    machine = Machine(Cpu("cpu", 2), _gpus(device), 0, 0)
+    meter = PowerMeter(power_source(machine, "cuda:0", lambda: device), device.clock, aside)
+    asked = device.asked
+    device.run(1.0, 0.0)
+    meter.look()
+    _steps(device, meter, 40)
+    assert device.asked == asked and len(aside.open) == 1, "it is not asked again before it has answered"
+    assert meter.idle_watts is None and meter.joules == 0.0
+    device.cards[0].energy = 1100.0  # as it was when the question was put
+    aside.answer()
+    mark = meter.mark()
+    assert meter.idle_watts == pytest.approx(100.0) and mark.busy_s == 0.0
+    device.cards[0].energy = 1100.0 + 500.0 * 0.8
+    meter.look()
+    aside.answer()
+    seen = meter.since(mark)
+    assert seen.watts == pytest.approx(500.0) and seen.over_s == pytest.approx(0.8), "all steps since the look before count"
+    assert meter.joules == pytest.approx(100.0 + 400.0)
 
 
 def test_what_is_not_there_is_null_with_a_reason() -> None:
