@@ -153,8 +153,8 @@ class FakeEngine:
 
     def handle(self, message: object) -> list[Chunk]:
         match message:
-            case Submit(requests):
-                return [chunk for request in requests for chunk in self.admit(request)]
+            case Submit():
+                return [chunk for request in message.whole() for chunk in self.admit(request)]
             case Cancel(ids, index):
                 keys = [key for key in self.open if key[0] in ids and index in (None, key[1])]
                 self.cancelled += len(keys)

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from redline import vectors
+from redline import token_ids, vectors
 from redline.chat.dialect import Dialect
 from redline.chat.parser import CallArguments, CallBegin, Parser, PlainParser, Reasoning, Text
 from redline.chat.template import ChatTemplate
@@ -286,8 +286,8 @@ class LLM:
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         """The prompt as a list. Raises InvalidRequest where a token is none of the model's."""
         vocab_size = self.info.vocab_size
-        lowest, highest = min(tokens, default=0), max(tokens, default=0)
-        if lowest < 0 or highest >= vocab_size:
+        if len(tokens) and not token_ids.are_within(tokens, vocab_size):
+            lowest, highest = min(tokens), max(tokens)
             token = lowest if lowest < 0 else highest
             raise InvalidRequest(f"token {token} of the prompt is not in the vocabulary of {vocab_size}", param="prompt")
         return list(tokens)

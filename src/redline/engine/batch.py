@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from redline import token_ids
 from redline.engine.draft import Entry, Plan
 from redline.engine.graphs import Replay, StepGraphs
 from redline.engine.pooling import PoolInputs, pool_arrays, pool_inputs
@@ -258,7 +259,7 @@ class BatchFiller:
         return {
             "upload_rows": np.repeat(np.array([row for row, _, _ in parts], np.int64), [len(new) for _, _, new in parts]),
             "upload_columns": np.concatenate([np.arange(begin, begin + len(new), dtype=np.int64) for _, begin, new in parts]),
-            "upload_tokens": np.concatenate([np.array(new, np.int32) for _, _, new in parts]),
+            "upload_tokens": np.concatenate([token_ids.packed(new) for _, _, new in parts]),
         }
 
     def _sampling(self, sampling: Seq[tuple[int, Entry]], query_start: np.ndarray) -> Arrays:

@@ -247,7 +247,7 @@ class EngineClient:
             raise Overloaded("the engine is not taking requests fast enough", hint="retry later")
         assert not any(request.id in self._streams for request in requests)
         try:
-            data = frame(Submit([_without_text(request) for request in requests]))
+            data = frame(Submit.of(_without_text(request) for request in requests))
         except ValueError as error:
             raise TooLarge("the prompts of one request are too large together", hint="send fewer at a time") from error
         stream = Stream(self, requests)

@@ -17,10 +17,12 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from redline import token_ids
 from redline.config import EngineConfig
 from redline.errors import RedlineError, by_code
 from redline.plan.contract import Kept
@@ -81,9 +83,23 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Requests to run. The engine answers each choice of each with exactly one finish, a refusal included."""
+    """Requests to run. The engine answers each choice of each with exactly one finish, a refusal included.
+
+    Their prompts travel beside them, packed: `of` takes them out, `whole` puts them back.
+    """
 
     requests: list[Request]
+    prompts: list[bytes]
+
+    @classmethod
+    def of(cls, requests: Iterable[Request]) -> Submit:
+        taken = [(msgspec.structs.replace(request, prompt=[]), token_ids.to_bytes(request.prompt)) for request in requests]
+        return cls([request for request, _ in taken], [prompt for _, prompt in taken])
+
+    def whole(self) -> list[Request]:
+        """The requests with their prompts."""
+        pairs = zip(self.requests, self.prompts, strict=True)
+        return [msgspec.structs.replace(request, prompt=token_ids.of_bytes(prompt)) for request, prompt in pairs]
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -239,7 +239,7 @@ def _send(voice: Voice, loop: Loop, chunks: list[Chunk], started: list[str]) -> 
 def _obey(message: Any, loop: Loop) -> bool:
     """Do what `message` asks; False if it asked to stop."""
     if isinstance(message, Submit):
-        for request in message.requests:
+        for request in message.whole():
             loop.submit(request)
     elif isinstance(message, Cancel):
         for id in message.ids:

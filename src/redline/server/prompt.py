@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from redline import token_ids
 from redline.engine.message import EngineInfo
 from redline.errors import ContextTooLong, InvalidRequest
 
@@ -23,6 +24,8 @@ def listed(given: str | list[str | int | list[int]], param: str) -> list[Prompt]
     """One prompt or several, as text or as tokens, as a list of them. Raises InvalidRequest where kinds are mixed."""
     if isinstance(given, str):
         return [given]
+    if token_ids.are_ids(given):  # quicker than to look at the kind of each
+        return [given]  # type: ignore[list-item]
     kinds = set(map(type, given))
     if len(kinds) > 1:
         raise InvalidRequest(f"{param} mixes texts, tokens and lists of tokens", hint="send one kind", param=param)
@@ -33,7 +36,7 @@ def check(tokens: list[int], info: EngineInfo, param: str, *, answer: int = 1) -
     """Raise InvalidRequest for an empty prompt or a token that does not exist, ContextTooLong with the numbers."""
     if not tokens:
         raise InvalidRequest(f"{param} is empty", param=param)
-    if not 0 <= min(tokens) <= max(tokens) < info.vocab_size:
+    if not token_ids.are_within(tokens, info.vocab_size):
         raise InvalidRequest(f"{param} has a token outside the vocabulary of {info.vocab_size}", param=param)
     over = len(tokens) + answer - info.max_model_len
     if over > 0:

@@ -4,6 +4,7 @@
 - What is not HTTP, or has more than `MAX_HEADER_BYTES` of headers, gets its 400 or 431 in the envelope of every other error.
 - No bytes cost more time than in proportion to their number, and few are read at a time, so that nobody holds up all others.
 - Connections beyond `Protocol.most` get 503 and are closed; those that are open already stay.
+- The head of an answer leaves together with what follows at once, in one write, for which a client wakes once.
 - A client that takes nothing of its answer for `UNREAD_S` is cut off. Its request ended in the engine long before: slow
   readers hold no pages (engine/client.py).
 
@@ -18,7 +19,7 @@ import http
 import re
 import resource
 import sys
-from typing import Any
+from typing import Any, cast
 
 import h11
 import h11._readers
@@ -33,7 +34,9 @@ UNREAD_S = 120.0
 LINGER_S = 1.0  # for a refused client to read why, while what it still sends is thrown away: closing at once would take both
 MAX_HEADER_BYTES = 16 << 10  # reading them takes time in which nobody else is served
 READ_BYTES = 16 << 10  # at a time from one connection; asyncio's 256 KiB of chunks of one byte take seconds
+BODY_BYTES = 256 << 10  # the same of a body whose length is known, which is one piece however much of it there is
 MOST_CONNECTIONS = 16_384
+_HEAD = (b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5")  # not that of "100 Continue", after which nothing follows
 SPARE_FILES = 128  # descriptors that are no connections: the engine, SQLite, logs, files of batches
 
 # h11 reads a header with `[ \t]*(...)?[ \t]*` and a chunk's extension with `.*[ \t]*`: before a byte that neither takes, their
@@ -62,6 +65,44 @@ def limited(most: int) -> type[Protocol]:
     return type("Protocol", (Protocol,), {"most": most})
 
 
+class Wire:
+    """A connection's transport, which keeps the head of an answer until the next write, or until the loop turns."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD):
+            self._head = data
+            self._loop.call_soon(self._let_go)
+            return
+        self._transport.write(data)
+
+    def write_eof(self) -> None:
+        self._let_go()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self._let_go()
+        self._transport.close()
+
+    def read_at_most(self, size: int) -> None:
+        """Take so many bytes at a time: of asyncio's own transports; others have their own limit."""
+        if hasattr(self._transport, "max_size"):
+            self._transport.max_size = size
+
+    def _let_go(self) -> None:
+        if self._head:
+            self.write(b"")
+
+
 class Protocol(H11Protocol):
     """uvicorn makes one for every connection. `most` is how many there may be."""
 
@@ -74,9 +115,9 @@ class Protocol(H11Protocol):
         self._linger_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if hasattr(transport, "max_size"):  # asyncio's own; others have their own limit
-            transport.max_size = READ_BYTES
+        self._wire = Wire(transport, self.loop)
+        self._wire.read_at_most(READ_BYTES)
+        super().connection_made(cast(asyncio.Transport, self._wire))
         if len(self.connections) > self.most:
             self._refuse(NotReady(f"{self.most} connections are open already", hint="retry later", retry_after_s=1.0))
         else:
@@ -95,6 +136,8 @@ class Protocol(H11Protocol):
             return
         super().data_received(data)
         self._watch_headers()
+        rest = getattr(self.conn._reader, "_remaining", 0)  # of a body of known length, and nothing that follows it
+        self._wire.read_at_most(max(READ_BYTES, min(rest, BODY_BYTES)))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

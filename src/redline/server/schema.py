@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
 import re
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import msgspec
 from starlette.types import Receive
@@ -40,14 +41,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 only = " or ".join(msgspec.json.encode(value).decode() for value in harmless)
                 hint = f"leave it out, or send {only}" if harmless else "leave it out"
                 raise UnsupportedField(f"{path}{name} is not supported", hint=hint, param=f"{path}{name}")
-        for name in self.__struct_fields__:
+        for name in _nesting(type(self)):
             value = getattr(self, name)
             if isinstance(value, Record):
                 value.refuse_unbuilt(f"{path}{name}.")
-            elif isinstance(value, list) and any(issubclass(kind, Record) for kind in {*map(type, value)}):  # not each token
+            elif isinstance(value, list):
                 for i, item in enumerate(value):
                     if isinstance(item, Record):
                         item.refuse_unbuilt(f"{path}{name}[{i}].")
+
+
+@functools.cache
+def _nesting(kind: type[Record]) -> tuple[str, ...]:
+    """The fields that may hold records: nobody looks at each token of a prompt."""
+    return tuple(field.name for field in msgspec.structs.fields(kind) if _names_record(field.type))
+
+
+def _names_record(annotation: Any) -> bool:
+    parts = get_args(annotation)
+    return any(map(_names_record, parts)) if parts else isinstance(annotation, type) and issubclass(annotation, Record)
 
 
 class StreamOptions(Record, frozen=True, kw_only=True):

@@ -41,7 +41,9 @@ INFO = EngineInfo(
 )
 TO_ENGINE = [
     Configure(EngineConfig(model=ModelConfig(model="random:tiny", seed=7))),
-    Submit([Request(id="a", prompt=[1, 2], sampling=SamplingParams(logit_bias={3: -1.5}, stop=("x",), seed=-5), deadline=1.5)]),
+    Submit.of(
+        [Request(id="a", prompt=[1, 2], sampling=SamplingParams(logit_bias={3: -1.5}, stop=("x",), seed=-5), deadline=1.5)]
+    ),
     Cancel(["a", "b"], 1),
     Stop(drain=False),
 ]
@@ -100,7 +102,7 @@ def test_a_frame_that_announces_too_much_or_is_garbage_ends_the_connection() -> 
 def test_a_message_over_the_frame_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message, "MAX_FRAME_BYTES", 100)
     with pytest.raises(ValueError, match="exceeds the frame limit"):
-        frame(Submit([Request(id="a", prompt=list(range(200)), sampling=SamplingParams())]))
+        frame(Submit.of([Request(id="a", prompt=list(range(200)), sampling=SamplingParams())]))
 
 
 def test_errors_keep_class_sentence_and_hint_across_the_boundary() -> None:

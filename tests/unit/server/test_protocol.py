@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from redline.server import protocol
-from redline.server.connection import while_connected
-from redline.server.protocol import MAX_HEADER_BYTES, Protocol, limited, raise_file_limit
+from redline.server.connection import read_body, while_connected
+from redline.server.protocol import MAX_HEADER_BYTES, Protocol, Wire, limited, raise_file_limit
 
 GET = b"GET /here HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -169,6 +169,74 @@ def test_little_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
             writer.write(_CHUNKED + b"1\r\n \r\n" * 10_000 + b"0\r\n\r\n")
             assert (await reader.readuntil(b"/here")).startswith(b"HTTP/1.1 200")
         assert sum(reads) > 60_000 and max(reads) <= protocol.READ_BYTES
+
+    run(test)
+
+
+def test_a_body_of_known_length_is_read_in_large_pieces_and_nothing_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    received = Protocol.data_received
+    monkeypatch.setattr(Protocol, "data_received", lambda self, data: (reads.append(len(data)), received(self, data))[1])
+    size = 120_000
+    head = b"POST /here HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+
+    class Reading(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await read_body(receive)
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            await send({"type": "http.response.body", "body": b"/here"})
+
+    async def test() -> None:
+        async with listening(Reading()) as connect:
+            reader, writer = await connect()
+            writer.write(head + b"x" * size + _CHUNKED + b"1\r\n \r\n" * 10_000 + b"0\r\n\r\n")
+            for _ in range(2):
+                assert (await reader.readuntil(b"/here")).startswith(b"HTTP/1.1 200")
+
+    run(test)
+    left, most = len(head) + size, 0
+    for read in reads:
+        assert read <= max(protocol.READ_BYTES, left), "what follows a body is read a little at a time"
+        most = max(most, read) if left > 0 else most
+        left -= read
+    assert most > protocol.READ_BYTES
+
+
+class Written:
+    """A transport that remembers each write."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def test_a_head_leaves_with_what_follows_at_once_or_alone() -> None:
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+
+    async def test() -> None:
+        below: Any = Written()
+        wire = Wire(below, asyncio.get_running_loop())
+        for data in (b"HTTP/1.1 100 Continue\r\n\r\n", head, b"one", b"two"):
+            wire.write(data)
+        await asyncio.sleep(0)
+        assert below.writes == [b"HTTP/1.1 100 Continue\r\n\r\n", head + b"one", b"two"]
+        wire.write(head)
+        await asyncio.sleep(0)
+        assert below.writes[3:] == [head], "nobody waits for a head whose body takes its time"
+        wire.write(head)
+        wire.close()
+        await asyncio.sleep(0)
+        assert below.writes[4:] == [head] and wire.is_closing()
 
     run(test)
 
