@@ -226,6 +226,7 @@ class Loop:
 
     def _apply(self, launched: Launched) -> None:
         """Tokens of an ended step to their sequences and to the outbox."""
+        due = self._accounts.due(launched.plan)  # while the device computes it
         try:
             result = launched.wait()
         except Exception as error:
@@ -234,6 +235,7 @@ class Loop:
         self.failed_steps = 0
         self._accounts.step(
             launched.plan,
+            due,
             result.seconds,
             result.host_s,
             result.padding,

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from redline import token_ids
 from redline.engine.draft import Entry, Plan
 from redline.engine.graphs import Kind
 from redline.engine.request import Sequence
@@ -102,7 +101,7 @@ class RowState:
         brings = Brings(len(tokens) <= prompt_step.MOST_UPLOADS, len(entry.pages) - entry.first_new <= prompt_step.MOST_PATCHES)
         tokens, pages = tokens if brings.tokens else [], entry.pages[entry.first_new :] if brings.pages else []
         record[prompt_step.UPLOAD_COLUMN], record[prompt_step.UPLOADS] = begin or 0, len(tokens)
-        record[prompt_step.UPLOADS_AT : prompt_step.UPLOADS_AT + len(tokens)] = token_ids.packed(tokens)
+        record[prompt_step.UPLOADS_AT : prompt_step.UPLOADS_AT + len(tokens)] = tokens
         record[decode_step.PATCH_COLUMN], record[prompt_step.PATCHES] = entry.first_new, len(pages)
         record[prompt_step.PATCHES_AT : prompt_step.PATCHES_AT + len(pages)] = pages
         return brings

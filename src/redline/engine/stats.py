@@ -15,7 +15,7 @@ from redline.engine.request import Sequence
 from redline.engine.scheduler import SchedulerStats
 from redline.hardware.power import LEAST_S, Mark, PowerMeter, PowerSource
 from redline.log import FALLBACKS
-from redline.plan.meter import Meter, RequestMeter, StepLimit, Totals
+from redline.plan.meter import Due, Meter, RequestMeter, StepLimit, Totals
 from redline.plan.receipt import NOT_MEASURED, receipt
 from redline.plan.roofline import StepWork
 from redline.types import Request, Timing
@@ -82,8 +82,20 @@ class Accounts:
             self._begins = False
             self.power.look()
 
+    def due(self, plan: Plan) -> Due:
+        """What `step` will need of a step that is not accounted yet."""
+        return self.meter.due(plan.work(self._window))
+
     def step(
-        self, plan: Plan, seconds: float, host_s: float, padding: int = 0, *, sampling_s: float = 0.0, captured: bool = False
+        self,
+        plan: Plan,
+        due: Due,
+        seconds: float,
+        host_s: float,
+        padding: int = 0,
+        *,
+        sampling_s: float = 0.0,
+        captured: bool = False,
     ) -> None:
         """Account a step that has just ended: `seconds` of the device, `sampling_s` of them to sample, before which it waited
         `host_s` for the host.
@@ -92,8 +104,8 @@ class Accounts:
         each request: what they took part in is the difference of two sums.
         """
         mixed = plan.num_tokens > len(plan.entries) and plan.entries[0].count == 1
-        work = plan.work(self._window)
-        limit = self.meter.step(work, seconds, host_s, padding, sampling_s=sampling_s, captured=captured, mixed=mixed)
+        work = due.work
+        limit = self.meter.step(due, seconds, host_s, padding, sampling_s=sampling_s, captured=captured, mixed=mixed)
         self.power.step(seconds + host_s)
         if work.tokens == work.sequences:
             self._context = work.context_reads // work.sequences

@@ -22,6 +22,15 @@ USUAL_SHARE = 0.8  # of the matrix rate, in long chunks of a prompt
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """What a step must do, known before it ends: bytes and FLOPs, and its limit in seconds by `roofline.limit_parts` (None: no ceilings)."""
+
+    work: StepWork
+    cost: Cost
+    limit: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class StepLimit:
     """One step: its limit (None: no ceilings), what it took, the bytes it had to move and the FLOPs it had to do.
 
@@ -163,9 +172,14 @@ class Meter:
         """Bytes and FLOPs of a step of this engine."""
         return cost(self._shape, self._weight_bytes, self._kv_bytes, work)
 
+    def due(self, work: StepWork) -> Due:
+        """What `step` will need of a step: reckoned while the device computes it, nobody waits for that."""
+        cost = self.cost(work)
+        return Due(work, cost, None if self.ceilings is None else limit_parts(cost, self.ceilings, self.dtype))
+
     def step(
         self,
-        work: StepWork,
+        due: Due,
         seconds: float,
         host_s: float,
         padding: int = 0,
@@ -174,18 +188,21 @@ class Meter:
         captured: bool = False,
         mixed: bool = False,
     ) -> StepLimit:
-        """Account one step: `seconds` of the device, `sampling_s` of them to sample, before which it waited `host_s` for the host.
+        """Account a step that has ended: `seconds` of the device, `sampling_s` of them to sample, before which it waited `host_s` for
+        the host.
 
-        `padding` empty rows were computed beside those of `work`, if it was `captured` as one graph. A step with any prompt
+        `padding` empty rows were computed beside those that were `due`, if it was `captured` as one graph. A step with any prompt
         token beyond one per sequence counts as prefill in `totals`, `mixed` with answer tokens or not.
         """
-        due = self.cost(work)
+        work, cost = due.work, due.cost
         decodes = work.tokens <= work.sequences
         limit: float | None = None
         kv = empty = promised = fixed = grown = 0.0
-        kv_bytes = due.kv_read_bytes + due.kv_write_bytes
-        if self.ceilings is not None:
-            limit, kv, empty = self._limits(due, work, padding, self.ceilings)
+        kv_bytes = cost.kv_read_bytes + cost.kv_write_bytes
+        if self.ceilings is not None and due.limit is not None:
+            weights, kv = due.limit
+            limit = weights + kv
+            empty = self._padded(work, padding, self.ceilings) - weights if padding else 0.0
             doing: Doing = "decode" if decodes else "mixed" if mixed else "prefill"
             promised = self.contract.step(doing, work, limit, seconds + host_s)
             if decodes:
@@ -195,9 +212,9 @@ class Meter:
             limit_s=limit,
             seconds=seconds,
             host_s=host_s,
-            weight_bytes=due.weight_bytes,
+            weight_bytes=cost.weight_bytes,
             kv_bytes=kv_bytes,
-            flops=due.flops,
+            flops=cost.flops,
             kv_limit_s=kv,
             padding_s=empty,
             rows=work.sequences + padding,
@@ -215,13 +232,10 @@ class Meter:
         """The limit of a step that nobody has taken; None: no ceilings."""
         return sum(limit_parts(self.cost(work), self.ceilings, self.dtype)) if self.ceilings else None
 
-    def _limits(self, due: Cost, work: StepWork, padding: int, ceilings: Ceilings) -> tuple[float, float, float]:
-        """Of a step, in seconds: its limit, attention's part of that, and what its empty rows add."""
-        weights, kv = limit_parts(due, ceilings, self.dtype)
-        if not padding:
-            return weights + kv, kv, 0.0
+    def _padded(self, work: StepWork, padding: int, ceilings: Ceilings) -> float:
+        """What reading weights and multiplying by them takes at least with so many empty rows beside those of `work`, in seconds."""
         padded = replace(work, tokens=work.tokens + padding, logit_rows=work.logit_rows + padding)
-        return weights + kv, kv, limit_parts(self.cost(padded), ceilings, self.dtype)[0] - weights
+        return limit_parts(self.cost(padded), ceilings, self.dtype)[0]
 
     def prompt_seconds(self, share: float = USUAL_SHARE) -> tuple[float, float] | None:
         """What a prompt token takes, and each pair of it and a token that it sees, at a share of the matrix rate; None: not known."""

@@ -109,7 +109,7 @@ def test_what_steps_of_models_took_is_shown_until_the_machine_is_measured_anew(m
     keeper = Keeper(Subject(identity, shape, "float32", "float32", ways=(("num_threads", "1"),)), "random:tiny-llama", meter)
     work = StepWork.of([(9, 1)], logit_rows=1)
     for _ in range(10):
-        meter.step(work, 2 * FIRST["decode"].seconds * meter.limit_s(work), 0.0)
+        meter.step(meter.due(work), 2 * FIRST["decode"].seconds * meter.limit_s(work), 0.0)
     keeper.close()
     page = run().stdout
     assert "learned     cpu: random:tiny-llama in float32, num-threads 1: steps take 2.00 to 2.00 times the forecast" in page

@@ -79,7 +79,7 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for _ in range(40):
         promised = promises(known)(work)
         assert promised is not None
-        meter.step(work, 1.5 * promised.seconds, 0.0)
+        meter.step(meter.due(work), 1.5 * promised.seconds, 0.0)
     keeper.close()
     return next((env.cache_dir() / "corrections").iterdir())
 

@@ -163,7 +163,7 @@ def test_prompts_that_are_slower_than_promised_come_in_smaller_chunks() -> None:
     limit = loop.meter.limit_s(work)
     assert limit is not None
     for _ in range(10):
-        loop.meter.step(work, 4 * limit, 0.0, mixed=True)
+        loop.meter.step(loop.meter.due(work), 4 * limit, 0.0, mixed=True)
     loop.submit(asked("long", prompt=2000))
     bound = loop._scheduler.bound
     assert bound is not None and bound.token_s == pytest.approx(4 * least[0]) and bound.pair_s == pytest.approx(4 * least[1])

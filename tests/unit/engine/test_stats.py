@@ -63,6 +63,11 @@ def plan(*parts: tuple[Sequence, int, int, bool]) -> Plan:
     return Plan(0, entries, [], sum(entry.count for entry in entries))
 
 
+def account(accounts: Accounts, ended: Plan, *spent: Any, **more: Any) -> None:
+    """A step that has ended, as the loop accounts it."""
+    accounts.step(ended, accounts.due(ended), *spent, **more)
+
+
 def test_a_receipt_of_a_request_of_two_choices(accounts: Accounts, clock: Clock) -> None:
     """Two prefill steps and two decode steps, the last alone in its choice; times as the clock and the device said."""
     one, two = choices("a", 10, n=2, arrival=99.0, want_receipt=True)
@@ -76,7 +81,7 @@ def test_a_receipt_of_a_request_of_two_choices(accounts: Accounts, clock: Clock)
     )
     for parts in steps:
         clock.now += 0.5
-        accounts.step(plan(*parts), seconds=0.25, host_s=0.125)
+        account(accounts, plan(*parts), seconds=0.25, host_s=0.125)
         for _ in parts:
             accounts.token(one)
     assert accounts.close(two) is None, "the receipt comes with the last choice"
@@ -116,7 +121,7 @@ def test_energy_is_shared_by_tokens_and_its_idle_part_is_told(clock: Clock) -> N
     for step in steps:
         clock.now += 0.5
         counter.busy_s += 0.5
-        accounts.step(step, seconds=0.4, host_s=0.1)
+        account(accounts, step, seconds=0.4, host_s=0.1)
     first: Any = accounts.close(one)
     second: Any = accounts.close(two)
     energy = first["energy"]
@@ -135,7 +140,7 @@ def test_energy_is_shared_by_tokens_and_its_idle_part_is_told(clock: Clock) -> N
 def test_what_is_not_known_of_energy_is_null_with_the_reason(accounts: Accounts) -> None:
     [one] = choices("a", 6, want_receipt=True)
     accounts.open(one.request)
-    accounts.step(plan((one, 0, 6, True)), 0.5, 0.0)
+    account(accounts, plan((one, 0, 6, True)), 0.5, 0.0)
     receipt: Any = accounts.close(one)
     reason = receipt["energy"].pop("reason")
     assert reason and set(receipt["energy"].values()) == {None, 0.0}
@@ -148,7 +153,7 @@ def test_without_receipts_the_sums_go_on(clock: Clock) -> None:
         accounts = Accounts(Meter(SHAPE, "float32", 4, 4, CEILINGS, 1000), 0, clock, receipts=receipts)
         [one] = choices("a", 6, arrival=clock.now, want_receipt=True)
         accounts.open(one.request)
-        accounts.step(plan((one, 0, 6, True)), 0.5, 0.0)
+        account(accounts, plan((one, 0, 6, True)), 0.5, 0.0)
         accounts.token(one)
         timing = accounts.timing(one)
         assert (accounts.close(one) is not None) == receipts
@@ -164,9 +169,9 @@ def test_what_steps_take_is_foreseen_from_what_they_took(accounts: Accounts) -> 
     before = accounts.foreseen(4)
     decode = StepWork.of([(9, 1)], logit_rows=1)
     for _ in range(8):
-        accounts.step(plan((two, 9, 1, True)), 3 * (accounts.meter.limit_s(decode) or 0.0), 0.0)
+        account(accounts, plan((two, 9, 1, True)), 3 * (accounts.meter.limit_s(decode) or 0.0), 0.0)
         mixed = plan((two, 9, 1, True), (one, 0, 600, True))
-        accounts.step(mixed, 5 * (accounts.meter.limit_s(mixed.work()) or 0.0), 0.0)
+        account(accounts, mixed, 5 * (accounts.meter.limit_s(mixed.work()) or 0.0), 0.0)
     after = accounts.foreseen(4)
     works = StepWork.of([(9, 1)] * 4, logit_rows=4)
     assert after.turn_s == pytest.approx(3 * (accounts.meter.limit_s(works) or 0.0))
@@ -200,7 +205,7 @@ def test_steps_of_ended_requests_count_for_the_engine_alone(accounts: Accounts) 
     accounts.open(one.request)
     accounts.open(two.request)
     accounts.close(one)
-    accounts.step(plan((one, 3, 1, True), (two, 0, 4, True)), seconds=2.0, host_s=0.0)
+    account(accounts, plan((one, 3, 1, True), (two, 0, 4, True)), seconds=2.0, host_s=0.0)
     accounts.token(two)
     stats = accounts.stats(IDLE)
     assert (stats.prompt_tokens, stats.generation_tokens, stats.step_s, stats.pages_total, stats.steps) == (7, 1, 2.0, 12, 6)
@@ -220,7 +225,7 @@ def test_a_requests_time_is_waiting_prefill_and_decode_and_nothing_is_lost(accou
     [one] = choices("a", 4, arrival=clock.now - 1.0)
     accounts.open(one.request)
     clock.now += 2.0
-    accounts.step(plan((one, 0, 4, True)), seconds=0.5, host_s=0.0)
+    account(accounts, plan((one, 0, 4, True)), seconds=0.5, host_s=0.0)
     accounts.token(one)
     clock.now += 3.0
     timing = accounts.timing(one)
@@ -265,12 +270,12 @@ def test_a_steady_run_is_accounted_as_step_by_step(clock: Clock) -> None:
         at = {"a": (one, 10), "b0": (two, 8), "b1": (three, 8)}
         accounts.open(one.request)
         accounts.open(two.request)
-        accounts.step(plan((one, 0, 10, True), (two, 0, 8, True), (three, 7, 1, True)), 0.5, 0.0)
+        account(accounts, plan((one, 0, 10, True), (two, 0, 8, True), (three, 7, 1, True)), 0.5, 0.0)
         for number, (names, steady) in enumerate(steps, 1):
             parts = [(at[name][0], at[name][1], 1, True) for name in names]
             at |= {name: (at[name][0], at[name][1] + 1) for name in names}
             made = plan(*parts)
-            accounts.step(Plan(number, made.entries, [], made.num_tokens, True, steady and steady_runs), 0.25, 0.01, 2)
+            account(accounts, Plan(number, made.entries, [], made.num_tokens, True, steady and steady_runs), 0.25, 0.01, 2)
         assert accounts.close(three) is None
         receipts.append([accounts.close(one), accounts.close(two), accounts.meter.totals])
     assert receipts[0] == receipts[1]
@@ -283,10 +288,10 @@ def test_a_steady_plan_after_a_lost_step_is_looked_at_anew(accounts: Accounts) -
     [one], [two] = choices("a", 3, want_receipt=True), choices("b", 4, want_receipt=True)
     accounts.open(one.request)
     accounts.open(two.request)
-    accounts.step(plan((one, 3, 1, True), (two, 4, 1, True)), 1.0, 0.0)
+    account(accounts, plan((one, 3, 1, True), (two, 4, 1, True)), 1.0, 0.0)
     accounts.close(one)
     made = plan((one, 5, 1, True), (two, 6, 1, True))
-    accounts.step(Plan(2, made.entries, [], 2, True, True), 1.0, 0.0)
+    account(accounts, Plan(2, made.entries, [], 2, True, True), 1.0, 0.0)
     receipt: Any = accounts.close(two)
     assert receipt["decode"]["tokens"] == 2
 

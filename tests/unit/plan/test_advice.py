@@ -24,7 +24,7 @@ def ran(times: float, *, anatomy: bool = False, power: Reading | None = None, pa
     if anatomy:
         meter.anatomies[1] = Anatomy(1, limit, 0.0, 0.0, 3 * limit, 1.0)
     for _ in range(4):
-        request.add("decode", 1, meter.step(WORK, times * limit, 0.0, padding))
+        request.add("decode", 1, meter.step(meter.due(WORK), times * limit, 0.0, padding))
     return advice(request, meter, 0.0, power)
 
 
@@ -60,7 +60,7 @@ def test_the_largest_cause_of_all_phases_is_named_with_its_gain(cause: str) -> N
 def test_every_cause_beyond_the_limit_has_a_lever() -> None:
     meter = Meter(known("llama-3.2-1b"), "bfloat16", 2, 2, CEILINGS, 0)
     assert meter.causes("decode").keys() - {"weights", "kv"} == LEVERS.keys() - set(OVER), "nothing ran yet"
-    meter.step(WORK, 1.0, 0.0)
+    meter.step(meter.due(WORK), 1.0, 0.0)
     assert meter.causes("decode").keys() - {"weights", "kv"} == LEVERS.keys() - {"launches"}, "nobody watched"
     meter.anatomies[WORK.sequences] = Anatomy(WORK.sequences, 1.0, 0.0, 0.0, 0.0, 1.0)
     assert meter.causes("decode").keys() - {"weights", "kv"} == LEVERS.keys()

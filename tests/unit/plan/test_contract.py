@@ -139,11 +139,11 @@ def test_the_promises_are_those_of_the_plan_once_the_machine_is_measured() -> No
     ceilings = Ceilings("cpu", "a cpu", 10e9, {"float32": 1e11}, "2026-01-01T00:00:00+00:00")
     meter = Meter(shape, "float32", 4, 4, None, 0, "", promiser(shape, machine, "cpu", "float32"))
     work = decode(2)
-    assert meter.step(work, 0.1, 0.0).promised_s == 0.0 and meter.contract.kept() == []
+    assert meter.step(meter.due(work), 0.1, 0.0).promised_s == 0.0 and meter.contract.kept() == []
     meter.ceilings = ceilings
     plan = predict.Predictor(shape, here(machine, "cpu", ceilings), weight_format("float32"), kv_format("float32"), Layout())
     said = plan.of_work(work).seconds.value
-    assert meter.step(work, 2 * said, 0.01).promised_s == pytest.approx(said)
+    assert meter.step(meter.due(work), 2 * said, 0.01).promised_s == pytest.approx(said)
     assert only(meter.contract).promised_bar == plan.error
     limit = meter.limit_s(work)
     assert limit is not None and meter.contract.expected("decode", work, limit).seconds == pytest.approx(said)

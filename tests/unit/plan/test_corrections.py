@@ -74,7 +74,7 @@ class Start:
             if (plan := loop.step()) is not None:
                 promised = self.promised(plan.work(0))
                 assert promised is not None
-                accounts.step(plan, slow * promised.seconds, 0.0)
+                accounts.step(plan, accounts.due(plan), slow * promised.seconds, 0.0)
         return self
 
     def kept(self) -> dict[tuple[str, int], Kept]:
@@ -197,7 +197,7 @@ def test_nothing_is_written_without_ceilings_or_steps(tmp_path: Path) -> None:
     start = Start(tmp_path)
     start.keeper.close()
     start.meter.ceilings = None
-    start.meter.step(StepWork.of([(9, 1)], logit_rows=1), 0.1, 0.0)
+    start.meter.step(start.meter.due(StepWork.of([(9, 1)], logit_rows=1)), 0.1, 0.0)
     start.keeper.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -40,9 +40,9 @@ def one_request(
     queue_s: float = 0.0,
 ) -> dict[str, Any]:
     request = RequestMeter()
-    request.add("prefill", 100, meter.step(PREFILL, prefill_s, 0.0))
+    request.add("prefill", 100, meter.step(meter.due(PREFILL), prefill_s, 0.0))
     for _ in range(steps):
-        request.add("decode", 1, meter.step(DECODE, decode_s, host_s))
+        request.add("decode", 1, meter.step(meter.due(DECODE), decode_s, host_s))
     return receipt(request, meter, queue_s=queue_s, time_to_first_token_s=queue_s + prefill_s, cached_tokens=7)
 
 
@@ -83,7 +83,7 @@ def test_waiting_for_the_host_lowers_the_ratio_and_is_split_off() -> None:
 def test_a_shared_step_counts_whole_for_each_request() -> None:
     shared = meter()
     work = StepWork.of([(100, 1), (100, 1)], logit_rows=2)
-    step = shared.step(work, 0.02, 0.0)
+    step = shared.step(shared.due(work), 0.02, 0.0)
     receipts = []
     for _ in range(2):
         request = RequestMeter()
@@ -97,7 +97,7 @@ def test_totals_split_by_phase() -> None:
     one = meter()
     one_request(one)
     mixed = StepWork.of([(0, 50), (100, 1)], logit_rows=1)
-    one.step(mixed, 0.1, 0.01)
+    one.step(one.due(mixed), 0.1, 0.01)
     assert (one.totals["prefill"].steps, one.totals["decode"].steps) == (2, 10)
     assert one.totals["prefill"].tokens == 151
     assert one.totals["prefill"].wall_s == pytest.approx(2 * PREFILL_LIMIT + 0.11)
@@ -168,7 +168,7 @@ def test_what_a_token_cost_is_told_where_somebody_counts() -> None:
     assert quiet["energy"]["joules"] is None and quiet["energy"]["reason"] and "J a token" not in summary(quiet)
     request, of = RequestMeter(), meter()
     for _ in range(4):
-        request.add("decode", 1, of.step(StepWork.of([(9, 1)] * 2, logit_rows=2), 0.1, 0.0))
+        request.add("decode", 1, of.step(of.due(StepWork.of([(9, 1)] * 2, logit_rows=2)), 0.1, 0.0))
     power = Reading(watts=300.0, idle_watts=60.0, over_s=2.0, throttled=(), reason=None)
     made = receipt(request, of, queue_s=0.0, time_to_first_token_s=None, cached_tokens=0, power=power)
     told: Any = made["energy"]
@@ -196,7 +196,9 @@ def test_the_mean_step_is_split_into_parts_that_add_up() -> None:
     made = meter()
     total = Totals()
     for _ in range(4):
-        step = made.step(DECODE, 2 * DECODE_LIMIT, 0.5 * DECODE_LIMIT, padding=3, sampling_s=0.1 * DECODE_LIMIT, captured=True)
+        step = made.step(
+            made.due(DECODE), 2 * DECODE_LIMIT, 0.5 * DECODE_LIMIT, padding=3, sampling_s=0.1 * DECODE_LIMIT, captured=True
+        )
         total.add(step, 1)
     told: Any = split(total, made)
     assert (told["steps"], told["rows"], told["captured_share"]) == (4, 4.0, 1.0)
@@ -219,7 +221,7 @@ def test_attention_is_told_from_the_rest_by_how_steps_differ() -> None:
     for context in range(100, 1300, 2):
         work = StepWork.of([(context, 1)] * 4, logit_rows=4)
         kv_bytes = made.cost(work).kv_read_bytes + made.cost(work).kv_write_bytes
-        total.add(made.step(work, (2e-3 + 6e-11 * kv_bytes) * noise.uniform(0.97, 1.03), 0.0), 4)
+        total.add(made.step(made.due(work), (2e-3 + 6e-11 * kv_bytes) * noise.uniform(0.97, 1.03), 0.0), 4)
     told: Any = split(total, made)
     assert told["kv_ms"] + told["kv_over_ms"] == pytest.approx(6e-8 * total.kv_bytes / total.steps, rel=0.05)
     weights = told["weights_ms"] + told["weights_over_ms"]
@@ -230,16 +232,16 @@ def test_steps_that_suddenly_take_longer_are_not_attributed_at_once() -> None:
     """Somebody else came to the device: what such steps take is learned slowly, and meanwhile nobody knows why."""
     made = meter()
     for _ in range(600):
-        made.step(DECODE, 2 * DECODE_LIMIT, 0.0)
+        made.step(made.due(DECODE), 2 * DECODE_LIMIT, 0.0)
     total = Totals()
     for _ in range(10):
-        total.add(made.step(DECODE, 3 * DECODE_LIMIT, 0.0), 1)
+        total.add(made.step(made.due(DECODE), 3 * DECODE_LIMIT, 0.0), 1)
     told: Any = split(total, made)
     assert told["unattributed_share"] > 0.3
     for _ in range(3000):
-        made.step(DECODE, 3 * DECODE_LIMIT, 0.0)
+        made.step(made.due(DECODE), 3 * DECODE_LIMIT, 0.0)
     total = Totals()
-    total.add(made.step(DECODE, 3 * DECODE_LIMIT, 0.0), 1)
+    total.add(made.step(made.due(DECODE), 3 * DECODE_LIMIT, 0.0), 1)
     told = split(total, made)
     assert abs(told["unattributed_share"]) < 0.01
 
@@ -248,7 +250,7 @@ def test_steps_of_other_rows_are_learned_apart() -> None:
     made, total = meter(), Totals()
     for rows, times in ((1, 2.0), (8, 3.0)) * 40:
         work = StepWork.of([(100, 1)] * rows, logit_rows=rows)
-        total.add(made.step(work, times * DECODE_LIMIT, 0.0), rows)
+        total.add(made.step(made.due(work), times * DECODE_LIMIT, 0.0), rows)
     assert abs(split(total, made)["unattributed_share"]) < 0.001  # type: ignore[arg-type]
 
 
@@ -262,7 +264,7 @@ def test_a_watched_step_tells_where_the_rest_went() -> None:
     total = Totals()
     for context in (100, 300):
         work = StepWork.of([(context, 1)], logit_rows=1)
-        total.add(made.step(work, 2 * DECODE_LIMIT, 0.0), 1)
+        total.add(made.step(made.due(work), 2 * DECODE_LIMIT, 0.0), 1)
     kv_bytes = total.kv_bytes / 2
     kernels = {"gemv": 1.2 * DECODE_LIMIT, "_decode": 0.3 * DECODE_LIMIT, "_pick": 0.1 * DECODE_LIMIT}
     made.anatomies[1] = Anatomy.of(kernels, step_s=1.9 * DECODE_LIMIT, rows=1, kv_bytes=kv_bytes)
@@ -283,7 +285,7 @@ def test_kernels_that_overlap_do_not_make_a_step_longer() -> None:
 def test_a_watched_step_without_gaps_says_so() -> None:
     """Nothing between kernels is a figure; that nobody watched is none."""
     made, total = meter(), Totals()
-    total.add(made.step(DECODE, 2 * DECODE_LIMIT, 0.0), 1)
+    total.add(made.step(made.due(DECODE), 2 * DECODE_LIMIT, 0.0), 1)
     made.anatomies[1] = Anatomy.of({"gemv": 3 * DECODE_LIMIT}, step_s=2 * DECODE_LIMIT, rows=1, kv_bytes=total.kv_bytes)
     assert split(total, made)["launches_ms"] == 0.0
 
@@ -292,7 +294,7 @@ def test_a_watched_step_of_other_rows_does_not_count() -> None:
     made = meter()
     made.anatomies[8] = Anatomy(8, 1.0, 1.0, 1.0, 1.0, 1.0)
     total = Totals()
-    total.add(made.step(DECODE, DECODE_LIMIT, 0.0), 1)
+    total.add(made.step(made.due(DECODE), DECODE_LIMIT, 0.0), 1)
     told = made.over(total)
     assert (
         told is not None

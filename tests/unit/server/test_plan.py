@@ -57,7 +57,7 @@ def test_an_engine_that_has_run_tells_promise_truth_and_lever() -> None:
     limit = meter.limit_s(work)
     assert limit is not None
     for _ in range(20):
-        meter.step(work, 1.2 * limit, 0.8 * limit)
+        meter.step(meter.due(work), 1.2 * limit, 0.8 * limit)
     plan = plan_of("mine", INFO, stats_of(meter))
     (steps,) = plan.steps
     assert (plan.model, steps.doing, steps.tokens_from, steps.tokens_to, steps.steps) == (
@@ -94,7 +94,7 @@ def test_causes_of_steps_are_told_apart() -> None:
     limit = meter.limit_s(work)
     assert limit is not None
     for _ in range(4):
-        seen = meter.step(work, 2 * limit, 0.0, sampling_s=0.1 * limit)
+        seen = meter.step(meter.due(work), 2 * limit, 0.0, sampling_s=0.1 * limit)
     rest = plan_of("m", INFO, stats_of(meter)).phases["decode"].rest
     assert rest["sampling"] == pytest.approx(0.05) and rest["unattributed"] == pytest.approx(0, abs=1e-3)
     assert rest["kv_over"] == pytest.approx(0.25 * seen.kv_limit_s / (2 * limit), rel=1e-2), "at the usual 0.8 of the read rate"
