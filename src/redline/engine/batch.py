@@ -149,7 +149,7 @@ class BatchFiller:
             self._state.update(entry)
         replay, uploaded, patched = self._captured(plan, touched)
         arrays = self._layout(entries) if replay is None else {}
-        arrays |= self._uploads(uploaded)
+        arrays |= self._uploads(uploaded, entries, arrays)
         if self._graphs is not None:
             arrays |= self._patches(patched, self._graphs.num_columns)
         if plan.copies:
@@ -249,17 +249,23 @@ class BatchFiller:
             "page_table": self._state.pages[rows, :widest],
         }
 
-    def _uploads(self, entries: Seq[Entry]) -> Arrays:
-        """Known tokens that the device does not have, as (row, column, token) triples of the token table."""
+    def _uploads(self, entries: Seq[Entry], step: Seq[Entry], layout: Arrays) -> Arrays:
+        """Known tokens that the device does not have, as (row, column, token) triples of the token table.
+
+        Prompts that the `step` computes from end to end lie there as in its `layout`, and nothing is reckoned or shipped twice.
+        """
         parts = [
             (entry.row, begin, entry.sequence.tokens[begin:]) for entry in entries if (begin := uploads_from(entry)) is not None
         ]
         if not parts:
             return {}
+        tokens = np.concatenate([token_ids.packed(new) for _, _, new in parts])
+        if layout and [(row, begin, len(new)) for row, begin, new in parts] == [(e.row, e.start, e.count) for e in step]:
+            return {"upload_rows": layout["table_rows"], "upload_columns": layout["positions"], "upload_tokens": tokens}
         return {
             "upload_rows": np.repeat(np.array([row for row, _, _ in parts], np.int64), [len(new) for _, _, new in parts]),
             "upload_columns": np.concatenate([np.arange(begin, begin + len(new), dtype=np.int64) for _, begin, new in parts]),
-            "upload_tokens": np.concatenate([token_ids.packed(new) for _, _, new in parts]),
+            "upload_tokens": tokens,
         }
 
     def _sampling(self, sampling: Seq[tuple[int, Entry]], query_start: np.ndarray) -> Arrays:

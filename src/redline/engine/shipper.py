@@ -20,28 +20,32 @@ class Shipper:
 
     def __init__(self, device: torch.device):
         self._device = device
+        self._packs = device.type != "cpu"
         self._blocks: list[torch.Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
         self._turn = 0
 
     def ship(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Device tensors of the same names, shapes and types."""
-        if self._device.type == "cpu":
+        """Device tensors of the same names, shapes and types. An array that has two names is copied once."""
+        if not self._packs:
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        once = {id(array): array for array in arrays.values()}
         offsets, total = {}, 0
-        for name, array in arrays.items():
-            offsets[name] = total
+        for key, array in once.items():
+            offsets[key] = total
             total += -(-array.nbytes // self.ALIGNMENT) * self.ALIGNMENT
         block = self._block(total)
         host = block.numpy()
-        for name, array in arrays.items():
-            host[offsets[name] : offsets[name] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for key, array in once.items():
+            host[offsets[key] : offsets[key] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         remote = block[:total].to(self._device, non_blocking=True)
-        return {name: self._typed(remote, offsets[name], array) for name, array in arrays.items()}
+        return {name: self._typed(remote, offsets[id(array)], array) for name, array in arrays.items()}
 
     def _block(self, nbytes: int) -> torch.Tensor:
         self._turn ^= 1
         if self._blocks[self._turn].numel() < nbytes:
-            self._blocks[self._turn] = torch.empty(max(2 * nbytes, 1 << 16), dtype=torch.uint8, pin_memory=True)
+            self._blocks[self._turn] = torch.empty(
+                max(2 * nbytes, 1 << 16), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
+            )
         return self._blocks[self._turn]
 
     @staticmethod

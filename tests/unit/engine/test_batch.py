@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from redline.engine.batch import NEVER, BatchFiller, logit_changes
 from redline.engine.draft import Entry, Plan
 from redline.engine.request import Sequence
 from redline.engine.rows import choice_seed
+from redline.engine.shipper import Shipper
 from redline.types import Request, SamplingParams
 
 PAGE = 4
@@ -59,6 +61,33 @@ def test_positions_slots_and_uploads_of_a_decode_beside_a_chunk(filler: BatchFil
     assert (inputs.copy_source.tolist(), inputs.copy_target.tolist()) == ([8], [5])
     assert inputs.sample is not None, "the decode samples, the chunk does not"
     assert inputs.sample.logit_rows_R.tolist() == [0] and inputs.sample.columns_R.tolist() == [6]
+
+
+def test_prompts_that_are_computed_whole_are_uploaded_where_they_are_computed(filler: BatchFiller) -> None:
+    one, two = sequence(5), sequence(3)
+    inputs = filler.fill(plan(entry(one, 2, 0, 5, [7, 3]), entry(two, 0, 0, 3, [5])))
+    packed = inputs.packed
+    assert packed is not None and inputs.upload_tokens_U is not None
+    assert inputs.upload_tokens_U.tolist() == [*range(10, 15), *range(10, 13)]
+    assert inputs.upload_rows_U is not None and inputs.upload_rows_U.tolist() == [2] * 5 + [0] * 3
+    assert inputs.upload_columns_U is not None and inputs.upload_columns_U.tolist() == [*range(5), *range(3)]
+    assert inputs.upload_rows_U.data_ptr() == packed.table_rows_T.data_ptr(), "one array under two names"
+    assert inputs.upload_columns_U.data_ptr() == packed.positions_T.data_ptr()
+
+
+def test_arrays_arrive_as_they_were_in_one_block_and_one_with_two_names_once() -> None:
+    shipper = Shipper(torch.device("cpu"))
+    shipper._packs = True  # as for a GPU
+    twice, table = np.arange(5, dtype=np.int64), np.arange(12, dtype=np.int32).reshape(3, 4)[:, :3]
+    arrays = {"a": twice, "table": table, "b": twice, "real": np.array([0.5], np.float32), "none": np.zeros(0, np.int64)}
+    shipped = shipper.ship(arrays)
+    for name, array in arrays.items():
+        assert shipped[name].shape == array.shape and (shipped[name].numpy() == array).all(), name
+        assert shipped[name].numpy().dtype == array.dtype
+    assert shipped["a"].data_ptr() == shipped["b"].data_ptr() != shipped["table"].data_ptr()
+    assert {shipped[name].data_ptr() % Shipper.ALIGNMENT for name in ("a", "table", "real")} == {
+        shipped["a"].data_ptr() % Shipper.ALIGNMENT
+    }
 
 
 def test_a_step_keeps_its_page_table_when_a_later_one_changes_the_row(filler: BatchFiller) -> None:
