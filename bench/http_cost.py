@@ -4,16 +4,22 @@ Four processes: an engine that emits a token for every open stream at a fixed to
 one as all of its clients, and nothing else. CPU time is the API process's alone, over a window in which every stream is
 open. A token's text is the clock of its emission, so the client knows how long each was under way; what a token waited
 longer than its own step took is what it was held. One JSON line last.
+
+`--first 128 4000` measures instead what a first token costs over HTTP: prompts of so many token ids, one at a time after a
+quarter of a second of silence, to an engine that answers at once. The processes' and the client's own time is all there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
+import random
 import selectors
 import socket
+import statistics
 import string
 import subprocess
 import sys
@@ -27,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 CLOCK = (string.digits + string.ascii_letters + "!#$%&()*+,-./:;=?@[]^_{|}~").encode()  # one character is one tick
 TICK_S = 0.002
 READ_BYTES = 1 << 16
+VOCAB_SIZE = 512
+WARM = 8  # requests of `--first` that are not counted
 
 
 def main() -> None:
@@ -34,8 +42,9 @@ def main() -> None:
         _engine(int(sys.argv[1]), float(sys.argv[3]))
     elif sys.argv[1:2] == ["server"]:
         _server(float(sys.argv[2]))
+    elif (options := _options()).first:
+        print(json.dumps({"first_token": [_first(options, tokens) for tokens in options.first]}))
     else:
-        options = _options()
         reports = [_measure(options, rate) for rate in options.rate]
         print(json.dumps({"streams": options.streams, "api": options.api, "rates": reports}))
 
@@ -46,6 +55,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--rate", type=float, nargs="+", default=[2500, 5000, 10_000, 20_000], help="tokens a second, all together"
     )
+    parser.add_argument(
+        "--first", type=int, nargs="+", metavar="TOKENS", help="first tokens of prompts of so many tokens instead"
+    )
+    parser.add_argument("--requests", type=int, default=60, help="of each size, for --first")
     parser.add_argument("--seconds", type=float, default=5.0, help="of the window that is measured")
     parser.add_argument("--api", choices=("chat", "completions"), default="chat")
     parser.add_argument("--profile", help="write the API process's profile to this file")
@@ -82,6 +95,23 @@ def _measure(options: argparse.Namespace, rate: float) -> dict[str, Any]:
         "delay_ms_p99": round(delays[int(len(delays) * 0.99)] * 1e3, 1),
         "delay_ms_max": round(delays[-1] * 1e3, 1),
     }
+    print("  ".join(f"{name} {value}" for name, value in report.items()), file=sys.stderr)
+    return report
+
+
+def _first(options: argparse.Namespace, tokens: int) -> dict[str, Any]:
+    """Milliseconds from a request's first byte to its first event, on a server that slept before it."""
+    from redline.bench.load import IDLE_S, Planned, Target, one_by_one
+
+    draw = random.Random(tokens)
+    plan = [Planned(0.0, [draw.randrange(VOCAB_SIZE) for _ in range(tokens)], 1) for _ in range(WARM + options.requests)]
+    with _server_process(0.0, options.profile) as (_, port):
+        seen = asyncio.run(one_by_one(Target(f"http://127.0.0.1:{port}"), plan, pause_s=IDLE_S))[WARM:]
+    failed = [each.failure for each in seen if each.failure]
+    if failed:
+        raise RuntimeError(f"{len(failed)} requests failed: {failed[0]}")
+    times = statistics.quantiles([(each.events[0] - each.sent) * 1e3 for each in seen], n=4)
+    report = {"tokens": tokens, **dict(zip(("ms_p25", "ms_p50", "ms_p75"), (round(ms, 3) for ms in times), strict=True))}
     print("  ".join(f"{name} {value}" for name, value in report.items()), file=sys.stderr)
     return report
 
@@ -172,14 +202,17 @@ def _server(rate: float) -> None:
 
 
 def _engine(descriptor: int, rate: float) -> None:
-    """One token for every open stream a step, `rate` of them a second; a step that comes too late is not made up for."""
+    """One token for every open stream a step, `rate` of them a second; a step that comes too late is not made up for.
+
+    With a rate of 0 each request is answered at once, with a token and its end.
+    """
     from redline.engine.message import Cancel, Channel, ChannelClosed, EngineInfo, Output, Ready, Stop, Submit
-    from redline.types import Chunk
+    from redline.types import Chunk, Usage
 
     channel = Channel(socket.socket(fileno=descriptor))
     channel.poll(10.0)
     info = EngineInfo(
-        model="clock", dtype="float32", device="cpu", max_model_len=1 << 30, vocab_size=512, num_pages=64, page_size=16
+        model="clock", dtype="float32", device="cpu", max_model_len=1 << 30, vocab_size=VOCAB_SIZE, num_pages=64, page_size=16
     )
     channel.send(Ready(info))
     live: dict[str, None] = {}
@@ -189,6 +222,11 @@ def _engine(descriptor: int, rate: float) -> None:
             now = time.monotonic()
             for message in channel.poll(max(0.0, due - now) if live else None):
                 match message:
+                    case Submit() if not rate:
+                        for request in message.whole():
+                            usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=1)
+                            channel.send(Output([Chunk(id=request.id, tokens=[CLOCK[0]])], [request.id]))
+                            channel.send(Output([Chunk(id=request.id, finish="length", usage=usage)]))
                     case Submit(requests):
                         live |= dict.fromkeys(request.id for request in requests)
                     case Cancel(ids):
