@@ -268,9 +268,10 @@ class LLM:
         if len(grammars) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts but {len(grammars)} grammars", param="grammar")
         requests = []
+        encoded = iter(self._tokenizer.encode_all([prompt for prompt in prompts if isinstance(prompt, str)]))
         for prompt, wanted, held_to in zip(prompts, params, grammars, strict=True):
             wanted.check(self.info.vocab_size)
-            tokens = self._tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked(prompt)
+            tokens = next(encoded) if isinstance(prompt, str) else self._checked(prompt)
             requests.append(
                 Request(
                     id=f"offline-{next(self._ids)}",

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import tokenizers
-from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from redline import log
 from redline.errors import CheckpointError, ConfigError, InvalidRequest, UnsupportedModel
+from redline.split_rules import SPLIT_RULES
+from redline.text_cuts import LEAST_CHARS, may_cut, parts, steps_of
 
 Spelling = Literal["byte_level", "sentencepiece"]
 """How a piece is spelled: each byte as one printable character (GPT-2), or text with ▁ for a space (SentencePiece)."""
@@ -30,13 +33,9 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 SPACE = "▁"
 NORMALIZED_SHRINK = 9  # NFC makes UTF-8 at most so many times shorter: 3 by a character's own form, 3 by composition
+_TOGETHER = 256  # texts: of more the library's own records would take much memory at once
+_CORES = min(16, len(os.sched_getaffinity(0)))  # that encode a long text together
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"\p{N}|", r"\p{N}{1,3}|")
 
 
 class Tokenizer:
@@ -150,15 +149,27 @@ class Tokenizer:
         A byte for which the vocabulary has no piece is dropped, as in the reference (SmolLM2 lacks six control characters).
         Raises InvalidRequest for text that is not Unicode (a lone surrogate).
         """
+        return self.encode_all([text], add_special_tokens, allow_special=allow_special)[0]
+
+    def encode_all(self, texts: Sequence[str], add_special_tokens: bool = True, *, allow_special: bool = True) -> list[list[int]]:
+        """The ids of each text as `encode` has them, all of them beside each other on what cores there are."""
         backend = self._backend if allow_special else self._plain
-        try:
-            # The library's `encode` holds the interpreter's lock to its end; this lets other threads work meanwhile.
-            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except TypeError as error:  # the library's word for text that has no UTF-8 form
-            raise InvalidRequest(
-                "the text is not valid Unicode: it holds bytes that are not UTF-8, or half of a surrogate pair"
-            ) from error
-        return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
+        long = max(map(len, texts), default=0) > 2 * LEAST_CHARS
+        split = [parts(text, _CORES if long and self._may_cut else 1) for text in texts]
+        rows = []
+        for begin in range(0, len(texts), _TOGETHER):
+            group = split[begin : begin + _TOGETHER]
+            try:
+                # The library's `encode` holds the interpreter's lock to its end; this lets other threads work meanwhile.
+                found = iter(backend.encode_batch_fast([part for each in group for part in each], add_special_tokens=False))
+            except TypeError as error:  # the library's word for text that has no UTF-8 form
+                raise InvalidRequest(
+                    "the text is not valid Unicode: it holds bytes that are not UTF-8, or half of a surrogate pair"
+                ) from error
+            for each in group:
+                ids: list[int] = next(found).ids if len(each) == 1 else [id_ for _ in each for id_ in next(found).ids]
+                rows.append([*self._prefix, *ids, *self._suffix] if add_special_tokens else ids)
+        return rows
 
     def least_tokens(self, text: str) -> int:
         """A number of tokens that `text` has at least, found without encoding it; 0 where the vocabulary proves nothing."""
@@ -202,7 +213,7 @@ class Tokenizer:
         backend = self._backend
         added = backend.get_added_tokens_decoder()
         absorbs = any(token.lstrip or token.rstrip for token in added.values())  # any number of spaces beside it
-        steps = _steps(backend)
+        steps = steps_of(backend)
         if absorbs or not isinstance(backend.model, models.BPE) or not all(map(_keeps, steps)):
             return 0, b""
         if self._spelling == "sentencepiece":
@@ -215,6 +226,11 @@ class Tokenizer:
         names = {token.content for token in added.values()}
         widest = max(len(piece.encode()) if piece in names else len(piece) for piece in _pieces_of(backend))
         return widest, bytes(byte for byte, char in enumerate(_BYTE_CHARS) if backend.token_to_id(char) is None)
+
+    @cached_property
+    def _may_cut(self) -> bool:
+        """Whether parts of a long text may be encoded beside each other."""
+        return may_cut(self._backend)
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -270,9 +286,9 @@ class _GgufVocabulary:
     def byte_level(self) -> Tokenizer:
         """GPT-2's kind: bytes as printable characters, merges in order of rank, a named rule that splits text first."""
         name: str = self._get("pre", "default")
-        rule = _SPLIT_RULES.get(name)
+        rule = SPLIT_RULES.get(name)
         if rule is None:
-            raise UnsupportedModel(f"GGUF pre-tokenizer {name!r} is not supported", hint=f"supported: {', '.join(_SPLIT_RULES)}")
+            raise UnsupportedModel(f"GGUF pre-tokenizer {name!r} is not supported", hint=f"supported: {', '.join(SPLIT_RULES)}")
         if name == "default":
             log.fallback("tokenizer", "the GGUF file does not name its pre-tokenizer: GPT-2's is used")
         model = self._model(_numbered(self.pieces), self._merges(), ignore_merges=rule.whole_words)
@@ -380,33 +396,6 @@ def _numbered(pieces: list[str]) -> dict[str, int]:
     return {piece: id_ for id_, piece in enumerate(pieces)}
 
 
-class _SplitRule(NamedTuple):
-    """How a byte-level tokenizer cuts text into words before it merges, as its published tokenizer.json says."""
-
-    pattern: str = ""  # empty: GPT-2's, which the library has built in
-    single_digits: bool = False
-    composes: bool = False  # text is brought to NFC first
-    whole_words: bool = False  # a word that is a piece is taken whole, merges or not (a vocabulary from tiktoken)
-    add_bos: bool = False  # where the file does not say
-
-    def build(self) -> pre_tokenizers.PreTokenizer:
-        steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True)] if self.single_digits else []
-        if self.pattern:
-            steps.append(pre_tokenizers.Split(Regex(self.pattern), behavior="isolated"))
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not self.pattern))
-        return pre_tokenizers.Sequence(steps)
-
-
-# The names of `tokenizer.ggml.pre`.
-_SPLIT_RULES = {
-    "smollm": _SplitRule(single_digits=True),
-    "qwen2": _SplitRule(pattern=QWEN2_SPLIT, composes=True),
-    "llama-bpe": _SplitRule(pattern=LLAMA3_SPLIT, whole_words=True, add_bos=True),
-    "gpt-2": _SplitRule(),
-    "default": _SplitRule(),
-}
-
-
 def _byte_chars() -> str:
     """GPT-2's alphabet: character i stands for byte i; printable bytes stand for themselves, others follow U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -421,15 +410,6 @@ _BYTES_BY_CHAR = dict.fromkeys(range(256), "\uffff") | {ord(char): chr(byte) for
 
 def _affixes(bos_id: int | None, eos_id: int | None, add_bos: bool, add_eos: bool) -> tuple[list[int], list[int]]:
     return [bos_id] if add_bos and bos_id is not None else [], [eos_id] if add_eos and eos_id is not None else []
-
-
-def _steps(backend: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    """What happens to a text before it is merged, step by step, as the library writes it in a tokenizer.json."""
-    steps: list[dict[str, Any]] = []
-    for part, inner in ((backend.normalizer, "normalizers"), (backend.pre_tokenizer, "pretokenizers")):
-        state = {} if part is None else json.loads(part.__getstate__())
-        steps += state.get(inner, [state] if state else [])
-    return steps
 
 
 def _keeps(step: Mapping[str, Any]) -> bool:

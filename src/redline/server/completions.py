@@ -23,7 +23,7 @@ from redline.server.endpoint import Endpoint
 from redline.server.generation import Piece
 from redline.server.output_format import grammar_of, wanted_of
 from redline.server.parameters import fit, parameters_of
-from redline.server.prompt import INLINE_CHARS, Prompt, encode, listed
+from redline.server.prompt import INLINE_CHARS, Prompt, encoded, listed
 from redline.server.reply import Call, Json, reply
 from redline.server.schema import body_of
 from redline.server.service import Service
@@ -68,8 +68,7 @@ class Completions:
         await reply(service, call, requests, style, receive, send)
 
     def _tokens(self, prompts: list[Prompt], info: EngineInfo) -> list[list[int]]:
-        tokenizer = self._service.tokenizer
-        return [encode(tokenizer, of, info, "prompt") if isinstance(of, str) else of for of in prompts]
+        return encoded(self._service.tokenizer, [("prompt", of) for of in prompts], info)
 
 
 def endpoints(service: Service) -> list[Endpoint]:

@@ -22,7 +22,7 @@ from redline.server.caller import caller_of
 from redline.server.embeddings_schema import EmbeddingUsage, PoolingBody
 from redline.server.generation import Generation
 from redline.server.parameters import parameters_without_answer
-from redline.server.prompt import INLINE_CHARS, Prompt, check, encode
+from redline.server.prompt import INLINE_CHARS, Prompt, check, encoded
 from redline.server.reply import Call
 from redline.server.service import Service
 from redline.types import Pooling
@@ -77,7 +77,11 @@ async def asked_of(
         raise InvalidRequest(f"1 to {most} texts can be sent at a time, not {len(prompts)}", param=name)
 
     def tokens() -> list[list[int]]:
-        return [_tokens(service, body, info, param, prompt) for param, prompt in prompts]
+        special = body.add_special_tokens is not False
+        found = encoded(service.tokenizer, prompts, info, add_special_tokens=special, answer=0)
+        for (param, _), prompt in zip(prompts, found, strict=True):
+            check(prompt, info, param, answer=0)
+        return found
 
     long = sum(len(prompt) for _, prompt in prompts) > INLINE_CHARS
     return Asked(call=call, prompts=await asyncio.to_thread(tokens) if long else tokens(), pooling=pooling)
@@ -112,14 +116,6 @@ async def pooled(service: Service, asked: Asked) -> Pooled:
         ),
         receipt=generation.receipt,
     )
-
-
-def _tokens(service: Service, body: PoolingBody, info: EngineInfo, param: str, prompt: Prompt) -> list[int]:
-    if isinstance(prompt, str):
-        special = body.add_special_tokens is not False
-        prompt = encode(service.tokenizer, prompt, info, param, add_special_tokens=special, answer=0)
-    check(prompt, info, param, answer=0)
-    return prompt
 
 
 def _pooling(wanted: Pooling | None, info: EngineInfo) -> Pooling:

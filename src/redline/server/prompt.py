@@ -6,6 +6,7 @@ have room for behind the prompt. Open `encode`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from redline import token_ids
@@ -50,9 +51,27 @@ def check(tokens: list[int], info: EngineInfo, param: str, *, answer: int = 1) -
 def encode(
     tokenizer: Tokenizer, text: str, info: EngineInfo, param: str, *, add_special_tokens: bool = True, answer: int = 1
 ) -> list[int]:
-    """The tokens of `text`. Raises ContextTooLong for one that certainly exceeds the context, InvalidRequest for no Unicode."""
-    check_length(tokenizer, text, info, param, answer=answer)
-    return tokenizer.encode(text, add_special_tokens)
+    """The tokens of `text`. Raises what `encoded` raises."""
+    return encoded(tokenizer, [(param, text)], info, add_special_tokens=add_special_tokens, answer=answer)[0]
+
+
+def encoded(
+    tokenizer: Tokenizer,
+    prompts: Sequence[tuple[str, Prompt]],
+    info: EngineInfo,
+    *,
+    add_special_tokens: bool = True,
+    answer: int = 1,
+) -> list[list[int]]:
+    """The tokens of prompts, each with the name of its field; those that are tokens already are not looked at.
+
+    Raises ContextTooLong for a text that certainly exceeds the context, InvalidRequest for one that is no Unicode.
+    """
+    texts = [(param, prompt) for param, prompt in prompts if isinstance(prompt, str)]
+    for param, text in texts:
+        check_length(tokenizer, text, info, param, answer=answer)
+    tokens = iter(tokenizer.encode_all([text for _, text in texts], add_special_tokens))
+    return [next(tokens) if isinstance(prompt, str) else prompt for _, prompt in prompts]
 
 
 def check_length(tokenizer: Tokenizer, text: str, info: EngineInfo, param: str, *, answer: int = 1) -> None:
