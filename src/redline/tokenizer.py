@@ -34,7 +34,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "▁"
 NORMALIZED_SHRINK = 9  # NFC makes UTF-8 at most so many times shorter: 3 by a character's own form, 3 by composition
 _TOGETHER = 256  # texts: of more the library's own records would take much memory at once
-_CORES = min(16, len(os.sched_getaffinity(0)))  # that encode a long text together
+_ALL_CORES = len(os.sched_getaffinity(0))
+_CORES = min(16, max(min(2, _ALL_CORES), _ALL_CORES - 1))  # that encode a long text together: of many one is left to the engine
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
