@@ -136,7 +136,8 @@ class Protocol(H11Protocol):
             return
         super().data_received(data)
         self._watch_headers()
-        rest = getattr(self.conn._reader, "_remaining", 0)  # of a body of known length, and nothing that follows it
+        # What is left of a body of known length, and nothing that follows it; h11 keeps that to itself.
+        rest = getattr(getattr(self.conn, "_reader", None), "_remaining", 0)
         self._wire.read_at_most(max(READ_BYTES, min(rest, BODY_BYTES)))
 
     def on_response_complete(self) -> None:
