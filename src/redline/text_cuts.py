@@ -1,4 +1,4 @@
-"""Where a text may be cut so that its parts, encoded beside each other, have the tokens of the whole.
+"""Where a text may be cut so that its parts, encoded each by itself, have the tokens of the whole.
 
 A tokenizer that first splits a text into words and then merges within each gives the same tokens wherever a cut lies between two
 words. Between a letter, a space and a letter that is so for the byte-level tokenizers of today; which of them is found out by
@@ -15,7 +15,8 @@ from typing import Any
 import tokenizers
 from tokenizers import models
 
-LEAST_CHARS = 2000  # of a part: for fewer another core is hardly worth waking
+PART_CHARS = 2000  # which take about a millisecond: for fewer another core is hardly worth waking
+LEAST_CHARS = 1000  # of the last part
 _LETTER = "[A-Za-zА-я]"
 _CUT = re.compile(f"(?<={_LETTER}) (?={_LETTER})")
 _BEFORE = ("", " ", "\n", "7", ".", "'", "_", "é", "中", "  ")
@@ -23,11 +24,10 @@ _WORDS = ("a", "B", "ab", "AB", "Ab", "aB", "don't", "я")
 _BEHIND = ("", "  c", "\n", "7", ".", "'s", "\u0301")
 
 
-def parts(text: str, most: int) -> list[str]:
-    """`text` in `most` parts of about one length, or in fewer: where it is short, or has no place for a cut."""
-    size = max(LEAST_CHARS, -(-len(text) // most))
+def parts(text: str) -> list[str]:
+    """`text` in parts of about `PART_CHARS`, as far as it has places for cuts. What is put behind a text moves none of its cuts."""
     found, begin = [], 0
-    while len(text) - begin > size + LEAST_CHARS and (cut := _CUT.search(text, begin + size)) is not None:
+    while len(text) - begin > PART_CHARS + LEAST_CHARS and (cut := _CUT.search(text, begin + PART_CHARS)) is not None:
         found.append(text[begin : cut.start()])
         begin = cut.start()
     return [*found, text[begin:]]

@@ -9,10 +9,11 @@ Open `Tokenizer.from_gguf` first.
 from __future__ import annotations
 
 import builtins
+import functools
+import itertools
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,9 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from redline import log
 from redline.errors import CheckpointError, ConfigError, InvalidRequest, UnsupportedModel
+from redline.part_cache import PartCache
 from redline.split_rules import SPLIT_RULES
-from redline.text_cuts import LEAST_CHARS, may_cut, parts, steps_of
+from redline.text_cuts import LEAST_CHARS, PART_CHARS, may_cut, parts, steps_of
 
 Spelling = Literal["byte_level", "sentencepiece"]
 """How a piece is spelled: each byte as one printable character (GPT-2), or text with ▁ for a space (SentencePiece)."""
@@ -33,14 +35,12 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 SPACE = "▁"
 NORMALIZED_SHRINK = 9  # NFC makes UTF-8 at most so many times shorter: 3 by a character's own form, 3 by composition
-_TOGETHER = 256  # texts: of more the library's own records would take much memory at once
-_ALL_CORES = len(os.sched_getaffinity(0))
-_CORES = min(16, max(min(2, _ALL_CORES), _ALL_CORES - 1))  # that encode a long text together: of many one is left to the engine
+_TOGETHER = 256  # texts and parts: of more the library's own records would take much memory at once
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
-    """Encodes text to ids and decodes ids to text; immutable, and safe to share between threads.
+    """Encodes text to ids and decodes ids to text; safe to share between threads.
 
     `vocab_size` counts the ids that have a piece. A model's logits may be wider (padding): an id outside the
     vocabulary decodes to nothing.
@@ -68,6 +68,7 @@ class Tokenizer:
         self._verbatim = frozenset(added)
         self._prefix, self._suffix = list(affixes[0]), list(affixes[1])
         self._bytes = _Spellings(self._spell)
+        self._parts = PartCache()
         self.strips_space = strips_space
         self.vocab_size = len(pieces)
         self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
@@ -141,36 +142,32 @@ class Tokenizer:
         pieces = [*_BYTE_CHARS, bos, eos, *(f"<{id_}>" for id_ in range(258, vocab_size))]
         return cls(backend, pieces, spelling="byte_level", bos_id=256, eos_id=257)
 
-    def encode(self, text: str, add_special_tokens: bool = True, *, allow_special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, add_special_tokens: bool = True, *, allow_special: bool = True, salt: str | None = None
+    ) -> list[int]:
         """The ids of `text`; `add_special_tokens` puts the begin and end tokens that the model was trained with.
 
         With `allow_special=False` a special token spelled out in `text` ("<|im_end|>") is read as plain text. Use it
         for text of users that no template marked up: else they can forge the end of a turn. Pieces that a model
         declares as ordinary added text (runs of spaces, "<tool_call>") are matched in either case.
+        With a `salt` the parts of long texts are kept, and found again by whoever brings the same salt (part_cache.py).
         A byte for which the vocabulary has no piece is dropped, as in the reference (SmolLM2 lacks six control characters).
         Raises InvalidRequest for text that is not Unicode (a lone surrogate).
         """
-        return self.encode_all([text], add_special_tokens, allow_special=allow_special)[0]
+        return self.encode_all([text], add_special_tokens, allow_special=allow_special, salt=salt)[0]
 
-    def encode_all(self, texts: Sequence[str], add_special_tokens: bool = True, *, allow_special: bool = True) -> list[list[int]]:
-        """The ids of each text as `encode` has them, all of them beside each other on what cores there are."""
-        backend = self._backend if allow_special else self._plain
-        long = max(map(len, texts), default=0) > 2 * LEAST_CHARS
-        split = [parts(text, _CORES if long and self._may_cut else 1) for text in texts]
-        rows = []
-        for begin in range(0, len(texts), _TOGETHER):
-            group = split[begin : begin + _TOGETHER]
-            try:
-                # The library's `encode` holds the interpreter's lock to its end; this lets other threads work meanwhile.
-                found = iter(backend.encode_batch_fast([part for each in group for part in each], add_special_tokens=False))
-            except TypeError as error:  # the library's word for text that has no UTF-8 form
-                raise InvalidRequest(
-                    "the text is not valid Unicode: it holds bytes that are not UTF-8, or half of a surrogate pair"
-                ) from error
-            for each in group:
-                ids: list[int] = next(found).ids if len(each) == 1 else [id_ for _ in each for id_ in next(found).ids]
-                rows.append([*self._prefix, *ids, *self._suffix] if add_special_tokens else ids)
-        return rows
+    def encode_all(
+        self, texts: Sequence[str], add_special_tokens: bool = True, *, allow_special: bool = True, salt: str | None = None
+    ) -> list[list[int]]:
+        """The ids of each text as `encode` has them. What is not known already is encoded on all cores; the last part of a text,
+        which is the one that grows, is not kept."""
+        long = max(map(len, texts), default=0) > PART_CHARS + LEAST_CHARS and self._may_cut
+        split = [parts(text) if long else [text] for text in texts]
+        keys = [None if salt is None or part is each[-1] else (salt, allow_special) for each in split for part in each]
+        encode = functools.partial(_encoded, self._backend if allow_special else self._plain)
+        found = iter(self._parts.ids_of([part for each in split for part in each], keys, encode))
+        rows = [list(itertools.chain.from_iterable(itertools.islice(found, len(each)))) for each in split]
+        return [[*self._prefix, *ids, *self._suffix] for ids in rows] if add_special_tokens else rows
 
     def least_tokens(self, text: str) -> int:
         """A number of tokens that `text` has at least, found without encoding it; 0 where the vocabulary proves nothing."""
@@ -452,6 +449,19 @@ def _spelling_of(backend: tokenizers.Tokenizer, file: Path) -> tuple[Spelling, b
     raise UnsupportedModel(
         f"{file} decodes by {', '.join(steps) or 'nothing'}: only byte-level and SentencePiece-like are supported"
     )
+
+
+def _encoded(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    """The ids of each text, all of them beside each other."""
+    for begin in range(0, len(texts), _TOGETHER):
+        try:
+            # The library's `encode` holds the interpreter's lock to its end; this lets other threads work meanwhile.
+            found = backend.encode_batch_fast(texts[begin : begin + _TOGETHER], add_special_tokens=False)
+        except TypeError as error:  # the library's word for text that has no UTF-8 form
+            raise InvalidRequest(
+                "the text is not valid Unicode: it holds bytes that are not UTF-8, or half of a surrogate pair"
+            ) from error
+        yield from (each.ids for each in found)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

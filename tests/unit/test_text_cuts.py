@@ -8,10 +8,9 @@ import pytest
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from redline import tokenizer as module
 from redline.errors import InvalidRequest
 from redline.split_rules import LLAMA3_SPLIT, QWEN2_SPLIT
-from redline.text_cuts import LEAST_CHARS, may_cut, parts
+from redline.text_cuts import LEAST_CHARS, PART_CHARS, may_cut, parts
 from redline.tokenizer import Tokenizer
 from vocabularies import byte_level_metadata, sentencepiece_metadata, varied_strings
 
@@ -64,21 +63,21 @@ def test_parts_have_the_tokens_of_the_whole(pre: str, monkeypatch: pytest.Monkey
     cut = 0
     for seed in range(3 * effort):
         text = words(30_000, seed)
-        assert "".join(parts(text, 7)) == text
+        assert "".join(parts(text)) == text
         for allow_special in (True, False):
-            monkeypatch.setattr(module, "_CORES", 1)
-            whole = tokenizer.encode(text, allow_special=allow_special)
-            monkeypatch.setattr(module, "_CORES", 2 + seed % 15)
-            assert tokenizer.encode(text, allow_special=allow_special) == whole
-        cut += len(parts(text, 7))
-    assert cut > 5 * 3 * effort
+            with monkeypatch.context() as whole:
+                whole.setattr(tokenizer, "_may_cut", False)
+                expected = tokenizer.encode(text, allow_special=allow_special)
+            for salt in (None, "a", "a", "b"):
+                assert tokenizer.encode(text, allow_special=allow_special, salt=salt) == expected
+        cut += len(parts(text))
+    assert cut > 10 * 3 * effort
 
 
-def test_texts_that_are_encoded_together_keep_their_order_whatever_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_are_encoded_together_keep_their_order_whatever_is_cut() -> None:
     tokenizer = Tokenizer.from_gguf(byte_level_metadata("llama-bpe"))
     texts = [*varied_strings(600, seed=3), words(20_000, 1), "", words(9_000, 2), "字" * 9_000, "end"]
     random.Random(0).shuffle(texts)
-    monkeypatch.setattr(module, "_CORES", 3)
     for special in (True, False):
         assert tokenizer.encode_all(texts, special) == [tokenizer.encode(text, special) for text in texts]
     assert tokenizer.encode_all([]) == []
@@ -86,14 +85,16 @@ def test_texts_that_are_encoded_together_keep_their_order_whatever_is_cut(monkey
         tokenizer.encode_all(["fine", "half of a pair \ud800"])
 
 
-def test_parts_are_of_one_size_and_worth_their_while() -> None:
+def test_parts_are_of_one_size_and_stay_where_they_are_when_a_text_goes_on() -> None:
     text = "some words " * 10_000
-    for most in (1, 2, 7, 16):
-        lengths = [len(part) for part in parts(text, most)]
-        assert len(lengths) == most and max(lengths) < 1.3 * len(text) / most
-    assert parts(text[: 2 * LEAST_CHARS], 16) == [text[: 2 * LEAST_CHARS]]
-    assert parts("字" * 50_000, 16) == ["字" * 50_000], "no place for a cut"
-    assert parts("1 2 3. " * 5_000, 16) == ["1 2 3. " * 5_000]
+    whole = parts(text)
+    assert all(PART_CHARS <= len(part) < PART_CHARS + 20 for part in whole[:-1]) and len(whole[-1]) > LEAST_CHARS
+    for size in (0, 10, 3_000, 3_050, 50_000, 109_999):
+        before = parts(text[:size])
+        assert before[:-1] == whole[: len(before) - 1]
+    assert parts(text[:PART_CHARS]) == [text[:PART_CHARS]]
+    assert parts("字" * 50_000) == ["字" * 50_000], "no place for a cut"
+    assert parts("1 2 3. " * 5_000) == ["1 2 3. " * 5_000]
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,15 @@ _DIGITS = string.digits + string.ascii_letters
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered conversation. `where` says where its answer begins; `encode` makes tokens of `text`."""
+    """A rendered conversation. `where` says where its answer begins; `tokens` makes tokens of `text`, with a salt or None."""
 
     text: str
     where: Where
-    encode: Callable[[], list[int]]
+    tokens: Callable[[str | None], list[int]]
+
+    def encode(self, salt: str | None = None) -> list[int]:
+        """The tokens of `text`. With a `salt` parts of a long one are kept (`Tokenizer.encode`)."""
+        return self.tokens(salt)
 
 
 class Dialect:
@@ -92,7 +96,7 @@ class Dialect:
         text = self._template.render(chat, **template)
         where = self._where(text, chat, continues=bool(template.get("continue_final_message")))
         shown = text if shield is None else shield.shown(text)
-        return Prompt(shown, where, lambda: self._encode(text, shield))
+        return Prompt(shown, where, lambda salt: self._encode(text, shield, salt))
 
     def parser(self, where: Where, tools: Sequence[Tool] = (), *, show_reasoning: bool = True) -> Callable[[], Parser]:
         """What makes a parser for each answer to a prompt: `where` as the prompt says, `tools` those that may be called."""
@@ -150,10 +154,10 @@ class Dialect:
     def _pieces(self, markers: Collection[str]) -> frozenset[str]:
         return frozenset(piece for marker in markers for piece in self.specials.found_in(marker))
 
-    def _encode(self, text: str, shield: Shield | None) -> list[int]:
+    def _encode(self, text: str, shield: Shield | None, salt: str | None) -> list[int]:
         if shield is not None:
-            return shield.encode(self._tokenizer, text)
-        return self._tokenizer.encode(text, add_special_tokens=False)
+            return shield.encode(self._tokenizer, text, salt)
+        return self._tokenizer.encode(text, add_special_tokens=False, salt=salt)
 
     def _with_ids(self, chat: list[Json]) -> list[Json]:
         """The messages with ids as the template wants them: where their length matters, others are replaced by a digest."""

@@ -74,14 +74,14 @@ class Shield:
             return {self.hide(key, but): self.hide(value, but) for key, value in values.items()}
         return [self.hide(value, but) for value in values] if isinstance(values, list | tuple) else values
 
-    def encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
+    def encode(self, tokenizer: Tokenizer, text: str, salt: str | None = None) -> list[int]:
         """The tokens of a rendered text. Raises what `shown` raises."""
         tokens: list[int] = []
         for number, part in enumerate(self._specials.split(text)):
             if number % 2:
                 tokens.append(self._specials.ids[part])
             elif part:
-                tokens += tokenizer.encode(self.shown(part), add_special_tokens=False, allow_special=False)
+                tokens += tokenizer.encode(self.shown(part), add_special_tokens=False, allow_special=False, salt=salt)
         return tokens
 
     def shown(self, text: str) -> str:

@@ -49,9 +49,9 @@ class Completions:
         prompts = prompts_of(body)
         grammar = await grammar_of(service, wanted_of(body))
         if sum(len(prompt) for prompt in prompts) > INLINE_CHARS:
-            tokens = await asyncio.to_thread(self._tokens, prompts, info)
+            tokens = await asyncio.to_thread(self._tokens, prompts, info, asked.cache_salt)
         else:
-            tokens = self._tokens(prompts, info)
+            tokens = self._tokens(prompts, info, asked.cache_salt)
         call = Call(
             prefix="cmpl",
             model=service.served_name,
@@ -67,8 +67,8 @@ class Completions:
         )
         await reply(service, call, requests, style, receive, send)
 
-    def _tokens(self, prompts: list[Prompt], info: EngineInfo) -> list[list[int]]:
-        return encoded(self._service.tokenizer, [("prompt", of) for of in prompts], info)
+    def _tokens(self, prompts: list[Prompt], info: EngineInfo, salt: str) -> list[list[int]]:
+        return encoded(self._service.tokenizer, [("prompt", of) for of in prompts], info, salt=salt)
 
 
 def endpoints(service: Service) -> list[Endpoint]:

@@ -82,7 +82,7 @@ async def prepare(service: Service, conversation: Conversation, asked: Parameter
 
     Raises TemplateError, ContextTooLong, InvalidRequest and UnsupportedField; `param` names the field to blame for the text.
     """
-    prompt, tokens = await _prompt(service, conversation, param)
+    prompt, tokens = await _prompt(service, conversation, param, asked.cache_salt)
     tools = conversation.choice.of(conversation.tools)
     sampling = fit(tokens, asked, service.ready(), param)
     grammar = None
@@ -98,11 +98,11 @@ async def prepare(service: Service, conversation: Conversation, asked: Parameter
 
 async def tokens_of(service: Service, conversation: Conversation, param: str = "messages") -> list[int]:
     """The conversation through the template, as tokens. Raises what `prepare` raises of template and text."""
-    _, tokens = await _prompt(service, conversation, param)
+    _, tokens = await _prompt(service, conversation, param, None)  # who counts brings no salt, and none is like every other's
     return tokens
 
 
-async def _prompt(service: Service, conversation: Conversation, param: str) -> tuple[Prompt, list[int]]:
+async def _prompt(service: Service, conversation: Conversation, param: str, salt: str | None) -> tuple[Prompt, list[int]]:
     dialect, info = service.dialect, service.ready()
     if not dialect.is_known:
         await asyncio.to_thread(dialect.learn)
@@ -113,7 +113,7 @@ async def _prompt(service: Service, conversation: Conversation, param: str) -> t
     def rendered() -> tuple[Prompt, list[int]]:
         prompt = dialect.prompt(conversation.messages, tools, **variables)
         check_length(service.tokenizer, prompt.text, info, param)
-        return prompt, prompt.encode()
+        return prompt, prompt.encode(salt)
 
     chars = sum(MESSAGE_CHARS + _size(message["content"]) for message in conversation.messages)
     long = len(tools) > INLINE_TOOLS or chars > INLINE_CHARS

@@ -62,15 +62,17 @@ def encoded(
     *,
     add_special_tokens: bool = True,
     answer: int = 1,
+    salt: str | None = None,
 ) -> list[list[int]]:
     """The tokens of prompts, each with the name of its field; those that are tokens already are not looked at.
 
-    Raises ContextTooLong for a text that certainly exceeds the context, InvalidRequest for one that is no Unicode.
+    With a `salt` parts of long texts are kept (`Tokenizer.encode`). Raises ContextTooLong for a text that certainly exceeds the
+    context, InvalidRequest for one that is no Unicode.
     """
     texts = [(param, prompt) for param, prompt in prompts if isinstance(prompt, str)]
     for param, text in texts:
         check_length(tokenizer, text, info, param, answer=answer)
-    tokens = iter(tokenizer.encode_all([text for _, text in texts], add_special_tokens))
+    tokens = iter(tokenizer.encode_all([text for _, text in texts], add_special_tokens, salt=salt))
     return [next(tokens) if isinstance(prompt, str) else prompt for _, prompt in prompts]
 
 
