@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+BYTES = 4  # of an id
+
 
 def to_bytes(tokens: Sequence[int]) -> bytes:
     """Four bytes each, in this machine's order. Raises struct.error for what is no integer of 32 bits."""

@@ -9,8 +9,9 @@ Open `PrefixCache.match` first.
 from __future__ import annotations
 
 import hashlib
-from array import array
+from collections.abc import Iterator
 
+from redline import token_ids
 from redline.engine.pages import PagePool
 
 
@@ -20,7 +21,7 @@ class PrefixCache:
     def __init__(self, pool: PagePool) -> None:
         self._pool = pool
         self._pages: dict[bytes, int] = {}
-        self._contents: dict[int, tuple[bytes, list[int]]] = {}  # page -> its digest and tokens
+        self._contents: dict[int, tuple[bytes, bytes]] = {}  # page -> its digest and packed tokens
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -28,26 +29,27 @@ class PrefixCache:
     def extend(self, digests: list[bytes], salt: str, tokens: list[int], count: int) -> None:
         """Append to `digests`, those of the first pages of `tokens`, until there are `count`.
 
-        digest[i] = SHA-256(digest[i - 1] + tokens of page i as 64-bit integers), digest[-1] = SHA-256(salt).
+        digest[i] = SHA-256(digest[i - 1] + tokens of page i as 32-bit integers), digest[-1] = SHA-256(salt).
         """
-        size = self._pool.page_size
-        for i in range(len(digests), count):
-            before = digests[-1] if digests else hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()
-            digests.append(hashlib.sha256(before + array("q", tokens[i * size : (i + 1) * size]).tobytes()).digest())
+        for page in self._pages_of(tokens, len(digests), count):
+            digests.append(_digest(digests, salt, page))
 
     def match(self, digests: list[bytes], salt: str, tokens: list[int], most: int) -> list[int]:
         """The longest run of cached pages, of `most` at the most, that `tokens` begins with. Takes no reference.
 
         `digests` grows as far as was looked: who finds nothing has not waited for those of a long prompt.
         """
-        size = self._pool.page_size
         found: list[int] = []
-        for i in range(most):
-            self.extend(digests, salt, tokens, i + 1)
-            page = self._pages.get(digests[i])
-            if page is None or self._contents[page][1] != tokens[i * size : (i + 1) * size]:
-                break
-            found.append(page)
+        while len(found) < most:
+            # Packed a run at a time, each as long as all that was found.
+            ahead = min(most, max(1, 2 * len(found)))
+            for packed in self._pages_of(tokens, len(found), ahead):
+                if len(found) == len(digests):
+                    digests.append(_digest(digests, salt, packed))
+                page = self._pages.get(digests[len(found)])
+                if page is None or self._contents[page][1] != packed:
+                    return found
+                found.append(page)
         return found
 
     def insert(self, digest: bytes, page: int, tokens: list[int]) -> None:
@@ -55,7 +57,7 @@ class PrefixCache:
         if digest not in self._pages:
             self._pool.keep(page, self._forget)
             self._pages[digest] = page
-            self._contents[page] = digest, tokens
+            self._contents[page] = digest, token_ids.to_bytes(tokens)
 
     def clear(self) -> None:
         """Forget every page."""
@@ -63,6 +65,14 @@ class PrefixCache:
             self._pool.discard(page)
         self._pages.clear()
         self._contents.clear()
+
+    def _pages_of(self, tokens: list[int], begin: int, end: int) -> Iterator[memoryview]:
+        """The tokens of pages `begin` to `end`, packed."""
+        size = self._pool.page_size
+        packed = memoryview(token_ids.to_bytes(tokens[begin * size : end * size]))
+        step = size * token_ids.BYTES
+        for at in range(0, len(packed), step):
+            yield packed[at : at + step]
 
     def _forget(self, page: int) -> None:
         digest, _ = self._contents.pop(page)
@@ -72,3 +82,9 @@ class PrefixCache:
         """Assert that both directions agree."""
         assert len(self._pages) == len(self._contents)
         assert all(self._contents[page][0] == digest for digest, page in self._pages.items())
+
+
+def _digest(before: list[bytes], salt: str, packed: memoryview) -> bytes:
+    """The digest of a page with those of all pages before it."""
+    chain = before[-1] if before else hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(chain + packed).digest()

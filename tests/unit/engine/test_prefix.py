@@ -32,8 +32,8 @@ def test_digests_are_a_chain_from_the_salt() -> None:
     """The documented formula, written out with the standard library."""
     digests: list[bytes] = []
     PrefixCache(PagePool(1, 2)).extend(digests, "tenant", [1, 2, 3, 4, 5], 2)
-    first = hashlib.sha256(hashlib.sha256(b"tenant").digest() + struct.pack("=2q", 1, 2)).digest()
-    assert digests == [first, hashlib.sha256(first + struct.pack("=2q", 3, 4)).digest()]
+    first = hashlib.sha256(hashlib.sha256(b"tenant").digest() + struct.pack("=2i", 1, 2)).digest()
+    assert digests == [first, hashlib.sha256(first + struct.pack("=2i", 3, 4)).digest()]
 
 
 def test_a_match_is_the_longest_common_run_of_full_pages() -> None:
