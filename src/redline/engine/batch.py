@@ -106,15 +106,15 @@ class StepInputs:
 
     packed: Packed | None
     replay: Replay | None
-    upload_rows_U: torch.Tensor | None
-    upload_columns_U: torch.Tensor | None
-    upload_tokens_U: torch.Tensor | None
-    copy_source: torch.Tensor | None
-    copy_target: torch.Tensor | None
-    patch_places: torch.Tensor | None
-    patch_pages: torch.Tensor | None
-    sample: SampleInputs | None
-    prompt_scores: tuple[PromptScores, ...]
+    upload_rows_U: torch.Tensor | None = None
+    upload_columns_U: torch.Tensor | None = None
+    upload_tokens_U: torch.Tensor | None = None
+    copy_source: torch.Tensor | None = None
+    copy_target: torch.Tensor | None = None
+    patch_places: torch.Tensor | None = None
+    patch_pages: torch.Tensor | None = None
+    sample: SampleInputs | None = None
+    prompt_scores: tuple[PromptScores, ...] = ()
     pool: PoolInputs | None = None
 
 
@@ -148,6 +148,8 @@ class BatchFiller:
         for entry in touched:
             self._state.update(entry)
         replay, uploaded, patched = self._captured(plan, touched)
+        if replay is not None and replay.logits_RV is None and not (uploaded or patched or plan.copies):
+            return StepInputs(None, replay)  # what most steps are
         arrays = self._layout(entries) if replay is None else {}
         arrays |= self._uploads(uploaded, entries, arrays)
         if self._graphs is not None:

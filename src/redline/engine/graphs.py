@@ -99,7 +99,7 @@ class Replay:
 
     records: np.ndarray  # int32 [rows of the graph, words of a row or of a prompt]
     run: Callable[[], None]
-    tokens_R: torch.Tensor | None
+    tokens_R: np.ndarray | None
     logits_RV: torch.Tensor | None
     padding: int
     sampling_s: float
@@ -163,6 +163,7 @@ class StepGraphs:
         self._logits_RV: torch.Tensor | None = None
         self._host_records = self._records_ZBW.numpy()
         self._host_prompts = self._prompts_ZW.numpy()
+        self._host_output = self._output_ZB.numpy()
         self._graphs: dict[Size, Callable[[], None]] = {}
         self._sampling_s: dict[Size, float] = {}
         self._choosing: set[Size] = set()  # whose greedy tokens the head chooses: there are no logits
@@ -194,7 +195,7 @@ class StepGraphs:
         return Replay(
             records=records_ZBW[number % SLOTS, : size.rows],
             run=lambda: self._run(size, number),
-            tokens_R=None if size.kind in ("logits", "none") else self._output_ZB[number % SLOTS, :rows],
+            tokens_R=None if size.kind in ("logits", "none") else self._host_output[number % SLOTS, :rows],
             logits_RV=None if logits_RV is None else logits_RV[:rows],
             padding=padding,
             sampling_s=self._sampling_s.get(size, 0.0),

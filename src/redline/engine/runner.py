@@ -78,7 +78,7 @@ class _Outputs:
     prompt: list[tuple[PromptScores, Scores]]
     pooled: tuple[PoolInputs, torch.Tensor] | None = None
     logits_RV: torch.Tensor | None = None  # between the halves of a step
-    drawn_R: torch.Tensor | None = None  # tokens that a graph leaves in host memory itself
+    drawn_R: np.ndarray | None = None  # tokens that a graph leaves in host memory itself
     padding: int = -1  # empty rows of the graph; -1: there was none
     sampling_s: float = 0.0  # of the graph
 
@@ -239,8 +239,8 @@ class Runner:
                 logits_RV = None
             elif logits_RV is not None and len(inputs.sample.logit_rows_R) < len(logits_RV):
                 logits_RV = logits_RV.index_select(0, inputs.sample.logit_rows_R)  # forced tokens are followed by known ones
-            left = {"logits_RV": logits_RV, "drawn_R": replay.tokens_R}
-            return _Outputs(None, None, [], **left, padding=replay.padding, sampling_s=replay.sampling_s)
+            drawn_R, padding, sampling_s = replay.tokens_R, replay.padding, replay.sampling_s
+            return _Outputs(None, None, [], logits_RV=logits_RV, drawn_R=drawn_R, padding=padding, sampling_s=sampling_s)
         packed = inputs.packed
         assert packed is not None
         rows_R = self._wanted_rows(inputs, len(packed.positions_T))
