@@ -193,7 +193,7 @@ class LLM:
         """
         offered = [Tool.of(tool) for tool in tools]
         prompt = self._dialect.prompt(messages, offered, **template)
-        requests = self._requests([prompt.encode("")], sampling, grammar)
+        requests = self._requests([prompt.encode(salt="")], sampling, grammar)
         return self._collect(requests, continues=False, parser=self._dialect.parser(prompt.where, offered))[0]
 
     def stream(
@@ -233,7 +233,7 @@ class LLM:
         self, messages: Sequence[Message], *, tools: Sequence[Tool | Mapping[str, Any]] = (), **template: Any
     ) -> list[int]:
         """The tokens of a conversation, ready to be answered. Raises TemplateError."""
-        return self._dialect.prompt(messages, [Tool.of(tool) for tool in tools], **template).encode("")
+        return self._dialect.prompt(messages, [Tool.of(tool) for tool in tools], **template).encode(salt="")
 
     def prepare(self) -> None:
         """Capture now what is worth capturing: the decode steps of the common sizes, as CUDA graphs, in some seconds.

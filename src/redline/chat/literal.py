@@ -74,8 +74,8 @@ class Shield:
             return {self.hide(key, but): self.hide(value, but) for key, value in values.items()}
         return [self.hide(value, but) for value in values] if isinstance(values, list | tuple) else values
 
-    def encode(self, tokenizer: Tokenizer, text: str, salt: str | None = None) -> list[int]:
-        """The tokens of a rendered text. Raises what `shown` raises."""
+    def encode(self, tokenizer: Tokenizer, text: str, salt: str | None) -> list[int]:
+        """The tokens of a rendered text; `salt` as for `Tokenizer.encode`. Raises what `shown` raises."""
         tokens: list[int] = []
         for number, part in enumerate(self._specials.split(text)):
             if number % 2:

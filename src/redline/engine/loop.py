@@ -136,7 +136,8 @@ class Loop:
         plan = self._scheduler.plan()
         launched = self._launch(plan) if plan is not None else None
         previous, self._in_flight = self._in_flight, launched
-        self._accounts.begun()
+        if launched is not None:
+            self._accounts.begun()
         if previous is not None:
             self._apply(previous)
         elif launched is None and self._constraints is not None and self._constraints.pending:
@@ -233,15 +234,7 @@ class Loop:
             self._fail(launched.plan, error)
             return
         self.failed_steps = 0
-        self._accounts.step(
-            launched.plan,
-            due,
-            result.seconds,
-            result.host_s,
-            result.padding,
-            sampling_s=result.sampling_s,
-            captured=result.captured,
-        )
+        self._accounts.step(launched.plan, due, result)
         self._prompt_scores.keep(launched.plan, result)
         for pooled in self._scheduler.apply_pooled(launched.plan):
             self._end(Ended(pooled.sequence, "stop"), None, result.vectors[pooled.entry])

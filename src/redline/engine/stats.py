@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from redline.engine.draft import Plan
 from redline.engine.message import Foreseen, Sample, Stats
@@ -19,6 +20,9 @@ from redline.plan.meter import Due, Meter, RequestMeter, StepLimit, Totals
 from redline.plan.receipt import NOT_MEASURED, receipt
 from redline.plan.roofline import StepWork
 from redline.types import Request, Timing
+
+if TYPE_CHECKING:
+    from redline.engine.runner import StepResult
 
 CONTEXT = 128  # tokens of context of a decode step that nobody has seen
 CHUNK = 512  # prompt tokens of a chunk by which chunks are judged, where none is asked for
@@ -86,34 +90,22 @@ class Accounts:
         """What `step` will need of a step that is not accounted yet."""
         return self.meter.due(plan.work(self._window))
 
-    def step(
-        self,
-        plan: Plan,
-        due: Due,
-        seconds: float,
-        host_s: float,
-        padding: int = 0,
-        *,
-        sampling_s: float = 0.0,
-        captured: bool = False,
-    ) -> None:
-        """Account a step that has just ended: `seconds` of the device, `sampling_s` of them to sample, before which it waited
-        `host_s` for the host.
-
-        It ran as one graph if `captured`, and `padding` of its rows were empty. In a steady run of steps nothing is done for
-        each request: what they took part in is the difference of two sums.
-        """
+    def step(self, plan: Plan, due: Due, took: StepResult) -> None:
+        """Account a step that has just ended. In a steady run of steps nothing is done for each request: what they took part in is
+        the difference of two sums."""
         mixed = plan.num_tokens > len(plan.entries) and plan.entries[0].count == 1
         work = due.work
-        limit = self.meter.step(due, seconds, host_s, padding, sampling_s=sampling_s, captured=captured, mixed=mixed)
-        self.power.step(seconds + host_s)
+        limit = self.meter.step(
+            due, took.seconds, took.host_s, took.padding, sampling_s=took.sampling_s, captured=took.captured, mixed=mixed
+        )
+        self.power.step(took.seconds + took.host_s)
         if work.tokens == work.sequences:
             self._context = work.context_reads // work.sequences
         if not (plan.steady and plan.step == self._step + 1):
-            self._assign(plan, limit, self._clock() - seconds)
+            self._assign(plan, limit, self._clock() - took.seconds)
         self._sums.add(limit, 0)
         self._step = plan.step
-        self.step_s += seconds
+        self.step_s += took.seconds
 
     def _assign(self, plan: Plan, limit: StepLimit, began: float) -> None:
         """Who takes part in a step: prefill is put down at once, decoding from its first step to its last."""

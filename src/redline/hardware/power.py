@@ -191,7 +191,10 @@ class PowerMeter:
         busy, self._at = min(self._pending_s, passed), now
         self._pending_s -= busy
         ask = functools.partial(_ask, self._source, self._clock, busy=busy > 0.0)
-        self._asked = passed, busy, self._aside(ask)
+        try:
+            self._asked = passed, busy, self._aside(ask)
+        except RuntimeError:  # the interpreter ends, and its threads take no work; whoever ends an answer now needs no joules
+            return
         self._put_down()
 
     def mark(self) -> Mark:

@@ -23,7 +23,8 @@ USUAL_SHARE = 0.8  # of the matrix rate, in long chunks of a prompt
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What a step must do, known before it ends: bytes and FLOPs, and its limit in seconds by `roofline.limit_parts` (None: no ceilings)."""
+    """What a step must do, known before it ends: bytes and FLOPs, and the two parts of its limit, weights and attention, in seconds
+    (`roofline.limit_parts`; None: no ceilings)."""
 
     work: StepWork
     cost: Cost
@@ -174,8 +175,8 @@ class Meter:
 
     def due(self, work: StepWork) -> Due:
         """What `step` will need of a step: reckoned while the device computes it, nobody waits for that."""
-        cost = self.cost(work)
-        return Due(work, cost, None if self.ceilings is None else limit_parts(cost, self.ceilings, self.dtype))
+        needs = self.cost(work)
+        return Due(work, needs, None if self.ceilings is None else limit_parts(needs, self.ceilings, self.dtype))
 
     def step(
         self,
@@ -194,11 +195,11 @@ class Meter:
         `padding` empty rows were computed beside those that were `due`, if it was `captured` as one graph. A step with any prompt
         token beyond one per sequence counts as prefill in `totals`, `mixed` with answer tokens or not.
         """
-        work, cost = due.work, due.cost
+        work, needs = due.work, due.cost
         decodes = work.tokens <= work.sequences
         limit: float | None = None
         kv = empty = promised = fixed = grown = 0.0
-        kv_bytes = cost.kv_read_bytes + cost.kv_write_bytes
+        kv_bytes = needs.kv_read_bytes + needs.kv_write_bytes
         if self.ceilings is not None and due.limit is not None:
             weights, kv = due.limit
             limit = weights + kv
@@ -212,9 +213,9 @@ class Meter:
             limit_s=limit,
             seconds=seconds,
             host_s=host_s,
-            weight_bytes=cost.weight_bytes,
+            weight_bytes=needs.weight_bytes,
             kv_bytes=kv_bytes,
-            flops=cost.flops,
+            flops=needs.flops,
             kv_limit_s=kv,
             padding_s=empty,
             rows=work.sequences + padding,

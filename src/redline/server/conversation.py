@@ -98,7 +98,7 @@ async def prepare(service: Service, conversation: Conversation, asked: Parameter
 
 async def tokens_of(service: Service, conversation: Conversation, param: str = "messages") -> list[int]:
     """The conversation through the template, as tokens. Raises what `prepare` raises of template and text."""
-    _, tokens = await _prompt(service, conversation, param, None)  # who counts brings no salt, and none is like every other's
+    _, tokens = await _prompt(service, conversation, param, None)  # whoever counts brings no salt, so nothing is kept
     return tokens
 
 

@@ -1,7 +1,7 @@
 """A text as the tokens of a prompt: refused before it is read whole where its length alone proves that it cannot fit.
 
 Knows the tokenizer and the context, nothing of messages or HTTP. `answer` is the least number of tokens that the context must
-have room for behind the prompt. Open `encode`.
+have room for behind the prompt. Open `encoded`.
 """
 
 from __future__ import annotations

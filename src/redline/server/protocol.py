@@ -36,8 +36,8 @@ MAX_HEADER_BYTES = 16 << 10  # reading them takes time in which nobody else is s
 READ_BYTES = 16 << 10  # at a time from one connection; asyncio's 256 KiB of chunks of one byte take seconds
 BODY_BYTES = 256 << 10  # the same of a body whose length is known, which is one piece however much of it there is
 MOST_CONNECTIONS = 16_384
-_HEAD = (b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5")  # not that of "100 Continue", after which nothing follows
 SPARE_FILES = 128  # descriptors that are no connections: the engine, SQLite, logs, files of batches
+_HEAD = (b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5")  # not that of "100 Continue", after which nothing follows
 
 # h11 reads a header with `[ \t]*(...)?[ \t]*` and a chunk's extension with `.*[ \t]*`: before a byte that neither takes, their
 # time is the square of the white space, seconds for what fits in a header. These take the same language, but for a line break

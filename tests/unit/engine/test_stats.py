@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from redline.engine.request import Sequence
+from redline.engine.runner import StepResult
 from redline.engine.scheduler import Entry, Plan, SchedulerStats
 from redline.engine.stats import Accounts
 from redline.hardware import Ceilings
@@ -63,9 +64,9 @@ def plan(*parts: tuple[Sequence, int, int, bool]) -> Plan:
     return Plan(0, entries, [], sum(entry.count for entry in entries))
 
 
-def account(accounts: Accounts, ended: Plan, *spent: Any, **more: Any) -> None:
+def account(accounts: Accounts, ended: Plan, seconds: float, host_s: float, padding: int = 0) -> None:
     """A step that has ended, as the loop accounts it."""
-    accounts.step(ended, accounts.due(ended), *spent, **more)
+    accounts.step(ended, accounts.due(ended), StepResult([], None, [], seconds, host_s, padding=padding))
 
 
 def test_a_receipt_of_a_request_of_two_choices(accounts: Accounts, clock: Clock) -> None:

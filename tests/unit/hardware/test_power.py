@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -180,6 +180,18 @@ def test_nobody_waits_for_a_slow_driver_that_is_asked_aside() -> None:
     seen = meter.since(mark)
     assert seen.watts == pytest.approx(500.0) and seen.over_s == pytest.approx(0.8), "all steps since the look before count"
     assert meter.joules == pytest.approx(100.0 + 400.0)
+
+
+def test_an_answer_that_ends_when_the_interpreter_does_raises_nothing() -> None:
+    """Threads take no work then, and a stream that nobody read to its end is closed all the same."""
+    device = Device([Card("GPU-aa1", energy=1000.0)])
+    threads = ThreadPoolExecutor(1)
+    source = power_source(Machine(Cpu("cpu", 2), _gpus(device), 0, 0), "cuda:0", lambda: device)
+    meter = PowerMeter(source, device.clock, threads.submit)
+    threads.shutdown()
+    _steps(device, meter, 40)
+    meter.look()
+    assert meter.since(meter.mark()).watts is None
 
 
 def test_what_is_not_there_is_null_with_a_reason() -> None:

@@ -15,6 +15,7 @@ import pytest
 from fakes import FakeDevice, FakeLoop
 from redline.engine.admission import Limits
 from redline.engine.pages import PagePool
+from redline.engine.runner import StepResult
 from redline.engine.scheduler import Scheduler
 from redline.engine.stats import Accounts
 from redline.hardware import Ceilings, Cpu, Gpu, Machine
@@ -74,7 +75,7 @@ class Start:
             if (plan := loop.step()) is not None:
                 promised = self.promised(plan.work(0))
                 assert promised is not None
-                accounts.step(plan, accounts.due(plan), slow * promised.seconds, 0.0)
+                accounts.step(plan, accounts.due(plan), StepResult([], None, [], slow * promised.seconds, 0.0))
         return self
 
     def kept(self) -> dict[tuple[str, int], Kept]:
