@@ -287,11 +287,12 @@ class LLM:
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         """The prompt as a list. Raises InvalidRequest where a token is none of the model's."""
         vocab_size = self.info.vocab_size
-        if len(tokens) and not token_ids.are_within(tokens, vocab_size):
+        ids = token_ids.of_values(tokens)
+        if len(tokens) and (ids is None or not token_ids.are_within(ids, vocab_size)):
             lowest, highest = min(tokens), max(tokens)
             token = lowest if lowest < 0 else highest
             raise InvalidRequest(f"token {token} of the prompt is not in the vocabulary of {vocab_size}", param="prompt")
-        return list(tokens)
+        return ids or []
 
     def _run(
         self,
@@ -392,7 +393,7 @@ def _completion(request: Request, deltas: Sequence[Delta], parser: Callable[[], 
         )
         usages.append(last.usage)
     return Completion(
-        prompt_tokens=request.prompt,
+        prompt_tokens=list(request.prompt),  # whose reader may do with it what they like
         choices=choices,
         usage=Usage(
             prompt_tokens=usages[0].prompt_tokens,

@@ -8,6 +8,7 @@ device-side tokens safe. Knows nothing of requests' ends, text or sockets. Open 
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from redline.plan.workspace import PROMPT_SCORE_ROWS
 from redline.types import TokenLogprob
 
 WARM_UP_STEP = -1
+MARKED_STEPS = 4  # whose beginnings and ends are told apart: one is launched while one runs, and the one before those is read
 """Number of a plan that is no request's."""
 
 
@@ -107,6 +109,7 @@ class Runner:
         self._first_row = torch.zeros(1, dtype=torch.int64, device=table.device)
         self._pooler = Pooler(table.shape[0])
         self._ended_at = 0.0  # time.perf_counter() of the last step's end, on a CPU
+        self._marks = itertools.cycle(_marks(MARKED_STEPS)) if thread is None else None
         self._ended: torch.cuda.Event | None = None  # the same on a GPU
         self._ended_before: torch.cuda.Event | None = None  # that of the step before the last
         self._thread = thread
@@ -196,7 +199,8 @@ class Runner:
     @torch.inference_mode()
     def _launch_on_stream(self, inputs: StepInputs, follows: bool) -> tuple[Callable[[], StepResult], Callable[[], bool]]:
         """`wait` and `ended` of the step."""
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        assert self._marks is not None
+        began, ended = next(self._marks)
         before = self._follow(ended)
         forwarded = torch.cuda.Event(enable_timing=True) if inputs.replay is None else None
         began.record()
@@ -367,6 +371,11 @@ class _HalvesOnStream:
 
     def ended(self) -> bool:
         return self._drawn and _has_ended(self._copied)
+
+
+def _marks(count: int) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
+    """Where steps begin and end. Made once: after an idle moment to make them takes 0.1 ms, in which the device waits."""
+    return [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
 
 
 def _has_ended(event: torch.cuda.Event) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,16 +30,22 @@ class Shipper:
         if not self._packs:
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
         once = {id(array): array for array in arrays.values()}
-        offsets, total = {}, 0
+        places, parts, total = {}, [], 0
         for key, array in once.items():
-            offsets[key] = total
-            total += -(-array.nbytes // self.ALIGNMENT) * self.ALIGNMENT
-        block = self._block(total)
-        host = block.numpy()
+            padding = bytes(-array.nbytes % self.ALIGNMENT)
+            places[key] = total
+            total += array.nbytes + len(padding)
+            parts += [array.tobytes(), padding]
+        block = self._block(total)[:total]
+        block.numpy()[:] = np.frombuffer(b"".join(parts), np.uint8)
+        remote = block.to(self._device, non_blocking=True)
+        typed = {kind: remote.view(_torch_type(kind)) for kind in {array.dtype for array in once.values()}}
+        there = {}
         for key, array in once.items():
-            host[offsets[key] : offsets[key] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        remote = block[:total].to(self._device, non_blocking=True)
-        return {name: self._typed(remote, offsets[id(array)], array) for name, array in arrays.items()}
+            first = places[key] // array.itemsize
+            part = typed[array.dtype][first : first + array.size]
+            there[key] = part if array.ndim == 1 else part.view(array.shape)
+        return {name: there[id(array)] for name, array in arrays.items()}
 
     def _block(self, nbytes: int) -> torch.Tensor:
         self._turn ^= 1
@@ -48,7 +55,7 @@ class Shipper:
             )
         return self._blocks[self._turn]
 
-    @staticmethod
-    def _typed(remote: torch.Tensor, offset: int, array: np.ndarray) -> torch.Tensor:
-        kind = torch.from_numpy(array[:0].copy()).dtype
-        return remote[offset : offset + array.nbytes].view(kind).view(array.shape)
+
+@functools.cache
+def _torch_type(kind: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.zeros(0, kind)).dtype

@@ -42,6 +42,7 @@ from redline.types import Chunk
 
 if TYPE_CHECKING:
     from redline.engine.build import Engine
+    from redline.engine.draft import Plan
     from redline.engine.loop import Loop
 
 STATS_EVERY_S = 1.0
@@ -108,6 +109,7 @@ class Voice:
         self._expected = Expect(0.0)
         self._compiling_since = 0.0
         self._compiled_s = 0.0  # within the step that is being waited for
+        self._ended: tuple[Plan, float] | None = None  # a step that is to be learned from, and its seconds
 
     def send(self, message: Message) -> None:
         self.channel.send(message)
@@ -120,7 +122,7 @@ class Voice:
             self.send(self._expected)
 
     def step(self, loop: Loop) -> None:
-        """One step of the loop, announced if it is long."""
+        """One step of the loop, announced if it is long. Call `learn` when those were told who wait for what it brought."""
         waits_for, failed = loop.in_flight, loop.failed_steps
         self._compiled_s = 0.0
         if waits_for is not None:
@@ -130,7 +132,13 @@ class Voice:
         began = time.monotonic()
         loop.step()
         if waits_for is not None and loop.failed_steps <= failed:
-            self._step_time.learn(waits_for, max(0.0, time.monotonic() - began - self._compiled_s))
+            self._ended = waits_for, max(0.0, time.monotonic() - began - self._compiled_s)
+
+    def learn(self) -> None:
+        """Remember how long the last step took, for announcements of later ones."""
+        if self._ended is not None:
+            self._step_time.learn(*self._ended)
+            self._ended = None
 
     def compiling(self, what: str | None) -> None:
         """A kernel is compiled now (`what`), or was (None), in the midst of something else."""
@@ -170,6 +178,7 @@ def _turn(voice: Voice, engine: Engine) -> None:
         elif not loop.has_work:
             loop.check()
             engine.keeper.idle()
+        voice.learn()
         if (now := time.monotonic()) - told >= STATS_EVERY_S:
             stats = loop.stats  # the ratio: 1 where nothing is left to prepare in idle moments
             voice.send(msgspec.structs.replace(stats, more=stats.more | {"prepared_ratio": float(not prepares)}))

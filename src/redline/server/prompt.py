@@ -25,8 +25,8 @@ def listed(given: str | list[str | int | list[int]], param: str) -> list[Prompt]
     """One prompt or several, as text or as tokens, as a list of them. Raises InvalidRequest where kinds are mixed."""
     if isinstance(given, str):
         return [given]
-    if token_ids.are_ids(given):  # quicker than to look at the kind of each
-        return [given]  # type: ignore[list-item]
+    if (ids := token_ids.of_values(given)) is not None:  # quicker than to look at the kind of each
+        return [ids]
     kinds = set(map(type, given))
     if len(kinds) > 1:
         raise InvalidRequest(f"{param} mixes texts, tokens and lists of tokens", hint="send one kind", param=param)
@@ -73,7 +73,7 @@ def encoded(
     for param, text in texts:
         check_length(tokenizer, text, info, param, answer=answer)
     tokens = iter(tokenizer.encode_all([text for _, text in texts], add_special_tokens, salt=salt))
-    return [next(tokens) if isinstance(prompt, str) else prompt for _, prompt in prompts]
+    return [token_ids.TokenIds(next(tokens)) if isinstance(prompt, str) else prompt for _, prompt in prompts]
 
 
 def check_length(tokenizer: Tokenizer, text: str, info: EngineInfo, param: str, *, answer: int = 1) -> None:

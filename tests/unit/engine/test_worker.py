@@ -107,10 +107,14 @@ def wire() -> Iterator[tuple[Channel, Channel]]:
 
 def test_a_long_step_is_announced_and_learned_and_a_short_one_is_not(wire: tuple[Channel, Channel]) -> None:
     long, short = Predicted(3.0), Predicted(0.001)
-    Voice(wire[0], cast(StepTime, long)).step(cast(Loop, SteppingLoop(0.05)))
-    Voice(wire[0], cast(StepTime, short)).step(cast(Loop, SteppingLoop()))
+    for predicted, loop in ((long, SteppingLoop(0.05)), (short, SteppingLoop())):
+        voice = Voice(wire[0], cast(StepTime, predicted))
+        voice.step(cast(Loop, loop))
+        assert not predicted.learned, "first those are told who wait for its tokens"
+        voice.learn()
+        voice.learn()
     assert wire[1].poll(0.1) == [Expect(3.0, "a step")]
-    assert long.learned[0] >= 0.05 and len(short.learned) == 1
+    assert len(long.learned) == 1 and long.learned[0] >= 0.05 and len(short.learned) == 1
 
 
 def test_after_some_silence_even_a_short_step_is_announced(
@@ -138,7 +142,9 @@ def test_a_step_that_is_only_started_is_not_announced(wire: tuple[Channel, Chann
 
 def test_a_step_that_fails_teaches_nothing(wire: tuple[Channel, Channel]) -> None:
     times = Predicted(0.0)
-    Voice(wire[0], cast(StepTime, times)).step(cast(Loop, SteppingLoop(fails=True)))
+    voice = Voice(wire[0], cast(StepTime, times))
+    voice.step(cast(Loop, SteppingLoop(fails=True)))
+    voice.learn()
     assert times.learned == []
 
 
@@ -159,6 +165,7 @@ def test_a_compilation_in_a_step_is_announced_by_tritons_own_hooks_and_not_taken
             knobs.runtime.jit_post_compile_hook(fn=SimpleNamespace(name="a_kernel"), **about)
 
         voice.step(cast(Loop, SteppingLoop(meanwhile=compile)))
+        voice.learn()
     finally:
         knobs.runtime.jit_cache_hook, knobs.runtime.jit_post_compile_hook = before
     assert wire[1].poll(0.1) == [Expect(1.0, "a step"), Expect(COMPILE_S, "compiling a_kernel"), Expect(1.0, "a step")]
