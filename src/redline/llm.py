@@ -170,13 +170,8 @@ class LLM:
                 taken[number] = msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS)
                 yield taken[number]
 
-        parts: dict[int, list[Delta]] = {}
-        ahead = AHEAD * self.info.max_num_seqs
-        for place, delta in self._run(requests(), continues=True, gathered=True, ahead=ahead):
-            parts.setdefault(place, []).append(delta)
-            ended = sum(each.finish is not None for each in parts[place]) if delta.finish is not None else 0
-            if ended == taken[place].sampling.n:
-                yield place, _completion(taken.pop(place), parts.pop(place), PlainParser)
+        deltas = self._run(requests(), continues=True, gathered=True, ahead=AHEAD * self.info.max_num_seqs)
+        yield from _completions(taken, deltas, PlainParser)
 
     def chat(
         self,
@@ -362,16 +357,27 @@ class LLM:
         requests = [msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS) for request in requests]
         markers = parser().markers
         shown = self._dialect.shown(markers) if markers else frozenset()
-        parts: list[list[Delta]] = [[] for _ in requests]
-        for place, delta in self._run(requests, continues=continues, shown=shown, gathered=True):
-            parts[place].append(delta)
-        return [_completion(request, deltas, parser) for request, deltas in zip(requests, parts, strict=True)]
+        deltas = self._run(requests, continues=continues, shown=shown, gathered=True)
+        ended = dict(_completions(dict(enumerate(requests)), deltas, parser))
+        return [ended[place] for place in range(len(requests))]
 
     @cached_property
     def _dialect(self) -> Dialect:
         checkpoint, model = self._engine.checkpoint, self._model
         template = ChatTemplate.of_model(checkpoint.chat_template, checkpoint.template_tokens, file=model.chat_template)
         return Dialect(template, self._tokenizer, tool_parser=model.tool_parser, reasoning_parser=model.reasoning_parser)
+
+
+def _completions(
+    taken: dict[int, Request], deltas: Iterator[tuple[int, Delta]], parser: Callable[[], Parser]
+) -> Iterator[tuple[int, Completion]]:
+    """(its number, its completion) of each request as it ends, while the device works at the others. `taken` loses them."""
+    parts: dict[int, list[Delta]] = {}
+    for place, delta in deltas:
+        parts.setdefault(place, []).append(delta)
+        ended = sum(each.finish is not None for each in parts[place]) if delta.finish is not None else 0
+        if ended == taken[place].sampling.n:
+            yield place, _completion(taken.pop(place), parts.pop(place), parser)
 
 
 def _completion(request: Request, deltas: Sequence[Delta], parser: Callable[[], Parser]) -> Completion:

@@ -1,7 +1,7 @@
 """`redline bench prefill`: prompts to first tokens, a batch of long ones and single ones on an idle engine.
 
 Each call asks for one token of each prompt and is timed on the host, so a single prompt's figure is its time to the first
-token through the offline door. No prompt comes twice. Single prompts are timed before any batch, each after a pause
+token through the offline door; `beside_ms` of it the device did not compute (`redline bench serve` has the same of its door). No prompt comes twice. Single prompts are timed before any batch, each after a pause
 (`load.IDLE_S`): a card that comes from its power limit is slower for a while, and is not idle. Open `measure` first.
 """
 
@@ -28,6 +28,7 @@ COLUMNS = (
     Column("limit_ms", "limit ms", ".2f"),
     Column("ratio", "ratio", ".3f"),
     Column("device_ms", "device ms", ".2f"),
+    Column("beside_ms", "beside ms", ".2f"),
     Column("idle_share", "idle", "share"),
     Column("joules_per_token", "J/token", ".5f"),
 )
@@ -68,7 +69,7 @@ def _row(bench: Bench, size: tuple[int, int], runs: Sequence[Run]) -> report.Row
     assert seconds is not None
     limit = limits.prefill_s(bench.meter, bench.shape, batch, prompt)
     typical = min(runs, key=lambda run: abs(run.seconds - seconds))
-    device = typical.prefill.seconds + typical.decode.seconds  # a prompt of one token is a decode step
+    device = _device_s(typical)
     host = typical.prefill.host_s + typical.decode.host_s
     joules = report.middle(run.joules for run in runs)
     return {
@@ -80,9 +81,14 @@ def _row(bench: Bench, size: tuple[int, int], runs: Sequence[Run]) -> report.Row
         "limit_ms": report.milli(limit),
         "ratio": report.ratio(limit, seconds),
         "device_ms": report.milli(device),
+        "beside_ms": report.milli(report.middle(run.seconds - _device_s(run) for run in runs)),
         "idle_share": report.short(host / (device + host) if device + host > 0 else None),
         "steps": typical.prefill.steps + typical.decode.steps,
         "joules_per_token": report.short(joules / (batch * prompt) if joules is not None else None),
         "rest": typical.rest,
         "samples_ms": [report.milli(run.seconds) for run in runs],
     }
+
+
+def _device_s(run: Run) -> float:
+    return run.prefill.seconds + run.decode.seconds  # a prompt of one token is a decode step

@@ -42,6 +42,8 @@ FIRST = (
     Column("prompt", "prompt"),
     Column("first_ms", "first token ms", ".2f"),
     Column("spread", "spread", "share"),
+    Column("device_ms", "device ms", ".2f"),
+    Column("beside_ms", "beside ms", ".2f"),
 )
 COLUMNS = (
     Column("rate", "offered/s"),
@@ -124,7 +126,8 @@ async def _rows(target: Target, vocab_size: int, asked: Asked, voice: Voice) -> 
     plan = [Planned(0.0, random.integers(0, vocab_size, prompt).tolist(), 2) for prompt in turns]
     seen = await one_by_one(target, plan, pause_s=IDLE_S)
     kinds = len(asked.first)
-    rows = [_first(prompt, seen[kinds + place :: kinds]) for place, prompt in enumerate(asked.first)]
+    computed = [_computed_s(target, one) for one in seen]
+    rows = [_first(prompt, seen[n::kinds], computed[n::kinds]) for n, prompt in enumerate(asked.first, kinds)]
     if rows:
         voice.tell(report.table(rows, FIRST))
     loaded = []
@@ -137,15 +140,30 @@ async def _rows(target: Target, vocab_size: int, asked: Asked, voice: Voice) -> 
     return rows + loaded
 
 
-def _first(prompt: int, seen: Sequence[Seen]) -> report.Row:
-    """First tokens on an idle server, from the moment the request was sent."""
+def _computed_s(target: Target, seen: Seen) -> float | None:
+    """Seconds in which the device computed a prompt, by its receipt; None of a server that keeps none."""
+    headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
+    asked = urllib.request.Request(f"{target.url.rstrip('/')}/v1/receipt/{seen.id}-0", headers=headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=ANSWER_S) as answer:
+            return float(json.load(answer)["prefill"]["seconds"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _first(prompt: int, seen: Sequence[Seen], computed: Sequence[float | None]) -> report.Row:
+    """First tokens on an idle server, from the moment the request was sent, and what of that the device did not compute."""
     good = [one.events[0] - one.sent for one in seen if not one.failure]
+    pairs = zip(seen, computed, strict=True)
+    beside = [one.events[0] - one.sent - seconds for one, seconds in pairs if seconds is not None and not one.failure]
     failed = Counter(one.failure for one in seen if one.failure)
     return {
         "rate": None,
         "prompt": prompt,
         "first_ms": report.milli(report.middle(good)),
         "spread": report.spread(good),
+        "device_ms": report.milli(report.middle(computed)),
+        "beside_ms": report.milli(report.middle(beside)),
         "samples_ms": [report.milli(seconds) for seconds in good],
         "failures": dict(failed),
         "notes": [f"first token of {prompt}: {count} failed: {why}" for why, count in failed.items()],

@@ -48,7 +48,8 @@ def test_a_server_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     first, long, short, loaded = document["rows"]
     assert (first["prompt"], long["prompt"], short["prompt"]) == (16, 300, 8) and pauses == [load.IDLE_S]
     assert all(row["first_ms"] > 0 and len(row["samples_ms"]) == 2 and not row["failures"] for row in (first, short))
-    assert sum(long["failures"].values()) == 2 and not long["samples_ms"]
+    assert all(0 < row["device_ms"] < row["first_ms"] and 0 < row["beside_ms"] < row["first_ms"] for row in (first, short))
+    assert sum(long["failures"].values()) == 2 and not long["samples_ms"] and long["beside_ms"] is None
     assert loaded["failed"] == 0 and loaded["good_share"] == 1.0
     assert loaded["requests"] >= 1 and loaded["ttft_ms"]["p50"] > 0
     assert document["ready_s"] > 0
