@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,11 +23,24 @@ from redline.layers.attention import Attention
 from redline.models import registry
 from redline.plan import determinism
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("interpreter", "places_change_no_product")
 
 CPU = torch.device("cpu")
 SHAPES = [{"N": 130, "K": 1100, "BIAS": 1}, {"N": 70, "K": 515}, {"N": 640, "K": 64, "WIDE": 1}]
 PLACES = (0, 63, 64, 130)
+
+
+@pytest.fixture
+def places_change_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a matrix unit. The interpreter asks BLAS, where a row's last bits depend on its place (OpenBLAS without AVX-512)."""
+    from triton.runtime import interpreter
+
+    def dot(builder: Any, a: Any, b: Any, sums: Any, *_: object) -> Any:
+        left, right = (np.ascontiguousarray(data, sums.data.dtype) for data in (a.data, np.swapaxes(b.data, -1, -2)))
+        product = np.einsum("...mk,...nk->...mn", left, right)
+        return interpreter.TensorHandle(product + sums.data, sums.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
 
 
 def product(inputs: Inputs, rows: slice = slice(None)) -> torch.Tensor:
