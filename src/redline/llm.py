@@ -162,16 +162,9 @@ class LLM:
         Prompts are taken as there is room for them, never all at once, so that making them may go on while others are answered.
         Leaving early cancels what is still open.
         """
-        taken: dict[int, Request] = {}
-
-        def requests() -> Iterator[Request]:
-            for number, (prompt, sampling, grammar) in enumerate(asks):
-                request = self._requests([prompt], sampling, grammar)[0]
-                taken[number] = msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS)
-                yield taken[number]
-
-        deltas = self._run(requests(), continues=True, gathered=True, ahead=AHEAD * self.info.max_num_seqs)
-        yield from _completions(taken, deltas, PlainParser)
+        made = (self._requests([prompt], sampling, grammar) for prompt, sampling, grammar in asks)
+        requests = itertools.chain.from_iterable(made)
+        yield from self._completions(requests, continues=True, ahead=AHEAD * self.info.max_num_seqs)
 
     def chat(
         self,
@@ -216,7 +209,7 @@ class LLM:
         chosen = pooling or self.info.pooling or "last"
         if chosen not in get_args(Pooling):
             raise UnsupportedField(f"pooling by {chosen} is not supported", hint="choose last or mean", param="pooling")
-        requests = self._requests(_listed(prompts), SamplingParams(max_tokens=1))
+        requests = list(self._requests(_listed(prompts), SamplingParams(max_tokens=1)))
         if not requests:
             return np.empty((0, self.info.hidden_size), np.float32)
         pooled = [msgspec.structs.replace(request, pooling=chosen) for request in requests]
@@ -254,7 +247,8 @@ class LLM:
         prompts: Sequence[Prompt],
         sampling: SamplingParams | Sequence[SamplingParams] | None,
         grammar: str | Sequence[str | None] | None = None,
-    ) -> list[Request]:
+    ) -> Iterator[Request]:
+        """Each is made when it is taken: the device need not wait for the last of them."""
         defaults: dict[str, Any] = self.info.defaults
         params = list(sampling) if isinstance(sampling, Sequence) else [sampling or SamplingParams(**defaults)] * len(prompts)
         if len(params) != len(prompts):
@@ -262,22 +256,18 @@ class LLM:
         grammars = [grammar] * len(prompts) if grammar is None or isinstance(grammar, str) else list(grammar)
         if len(grammars) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts but {len(grammars)} grammars", param="grammar")
-        requests = []
         encoded = iter(self._tokenizer.encode_all([prompt for prompt in prompts if isinstance(prompt, str)]))
         for prompt, wanted, held_to in zip(prompts, params, grammars, strict=True):
             wanted.check(self.info.vocab_size)
             tokens = next(encoded) if isinstance(prompt, str) else self._checked(prompt)
-            requests.append(
-                Request(
-                    id=f"offline-{next(self._ids)}",
-                    prompt=tokens,
-                    sampling=wanted,
-                    arrival=time.monotonic(),
-                    want_receipt=self._receipts,
-                    grammar=held_to,
-                )
+            yield Request(
+                id=f"offline-{next(self._ids)}",
+                prompt=tokens,
+                sampling=wanted,
+                arrival=time.monotonic(),
+                want_receipt=self._receipts,
+                grammar=held_to,
             )
-        return requests
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         """The prompt as a list. Raises InvalidRequest where a token is none of the model's."""
@@ -300,39 +290,39 @@ class LLM:
     ) -> Iterator[tuple[int, Delta]]:
         """(position of the prompt, delta) until every choice has ended. Leaving early cancels what is still open.
 
-        Requests are taken while fewer than `ahead` choices are open; without it, while as many may wait. `gathered`: nobody waits for
-        single tokens, so deltas may come a little later.
+        Requests are taken while fewer than `ahead` choices are open; without it, while as many may wait; and no more than a step has
+        room for while the device waits for that step. `gathered`: nobody waits for single tokens, so deltas may come a little later.
         """
         loop = self._engine.loop
         most = self._most_waiting if ahead is None else ahead
-        place: dict[str, int] = {}
-        answers: dict[tuple[str, int], Answer] = {}  # of choices that are submitted and have not ended
+        answers: dict[tuple[str, int], tuple[int, Answer]] = {}  # of choices that are submitted and have not ended
         unread: deque[Chunk] = deque()
-        coming, more = enumerate(requests), True
+        coming, more, waiting = enumerate(requests), True, 0  # tokens of prompts taken since the last step was started
         if self._freezes:
             gc.freeze()
         try:
             while True:
-                while more and len(answers) < most:
-                    following = next(coming, None)
-                    if following is None:
+                while more and len(answers) < most and (waiting < loop.step_tokens or loop.device_works):
+                    place, request = next(coming, (0, None))
+                    if request is None:
                         more = False
                         break
-                    number, request = following
                     loop.submit(request)
-                    place[request.id] = number
+                    waiting += len(request.prompt)
                     for index in range(request.sampling.n):
-                        answers[request.id, index] = Answer(self._tokenizer, request, index, continues=continues, shown=shown)
+                        answer = Answer(self._tokenizer, request, index, continues=continues, shown=shown)
+                        answers[request.id, index] = place, answer
                 if not answers:
                     return
                 loop.step()
+                waiting = 0
                 unread.extend(loop.take())
                 # Many long answers may end together: the device need not wait until all of them are read.
                 while unread and not (gathered and len(unread) <= len(answers) and loop.device_waits):
                     chunk = unread.popleft()
-                    answer = answers.get((chunk.id, chunk.index))
-                    if answer is None:  # of a generator that was closed
+                    if (open_ := answers.get((chunk.id, chunk.index))) is None:  # of a generator that was closed
                         continue
+                    place, answer = open_
                     delta = answer.push(chunk)
                     if answer.wants_cancel and delta.finish is None:
                         loop.cancel(chunk.id, chunk.index)
@@ -340,7 +330,7 @@ class LLM:
                         del answers[chunk.id, chunk.index]
                     if delta.failure is not None:
                         raise error_of(delta.failure)
-                    yield place[chunk.id], delta
+                    yield place, delta
         finally:
             if self._freezes:
                 gc.unfreeze()
@@ -351,33 +341,42 @@ class LLM:
                 self._engine.keeper.idle()
 
     def _collect(
-        self, requests: Sequence[Request], *, continues: bool, parser: Callable[[], Parser] = PlainParser
+        self, requests: Iterable[Request], *, continues: bool, parser: Callable[[], Parser] = PlainParser
     ) -> list[Completion]:
-        # Nobody reads these answers as they come, so the engine need not stop for each token of each.
-        requests = [msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS) for request in requests]
+        ended = dict(self._completions(requests, continues=continues, parser=parser))
+        return [ended[place] for place in range(len(ended))]
+
+    def _completions(
+        self,
+        requests: Iterable[Request],
+        *,
+        continues: bool,
+        parser: Callable[[], Parser] = PlainParser,
+        ahead: int | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """(its number, its completion) of each request as it ends, made while the device works at the others."""
+        taken: dict[int, Request] = {}
+        parts: dict[int, list[Delta]] = {}
+
+        def noted() -> Iterator[Request]:
+            for number, request in enumerate(requests):
+                # Nobody reads these answers as they come, so the engine need not stop for each token of each.
+                taken[number] = msgspec.structs.replace(request, tokens_per_chunk=COLLECTED_TOKENS)
+                yield taken[number]
+
         markers = parser().markers
         shown = self._dialect.shown(markers) if markers else frozenset()
-        deltas = self._run(requests, continues=continues, shown=shown, gathered=True)
-        ended = dict(_completions(dict(enumerate(requests)), deltas, parser))
-        return [ended[place] for place in range(len(requests))]
+        for place, delta in self._run(noted(), continues=continues, shown=shown, gathered=True, ahead=ahead):
+            parts.setdefault(place, []).append(delta)
+            ended = sum(each.finish is not None for each in parts[place]) if delta.finish is not None else 0
+            if ended == taken[place].sampling.n:
+                yield place, _completion(taken.pop(place), parts.pop(place), parser)
 
     @cached_property
     def _dialect(self) -> Dialect:
         checkpoint, model = self._engine.checkpoint, self._model
         template = ChatTemplate.of_model(checkpoint.chat_template, checkpoint.template_tokens, file=model.chat_template)
         return Dialect(template, self._tokenizer, tool_parser=model.tool_parser, reasoning_parser=model.reasoning_parser)
-
-
-def _completions(
-    taken: dict[int, Request], deltas: Iterator[tuple[int, Delta]], parser: Callable[[], Parser]
-) -> Iterator[tuple[int, Completion]]:
-    """(its number, its completion) of each request as it ends, while the device works at the others. `taken` loses them."""
-    parts: dict[int, list[Delta]] = {}
-    for place, delta in deltas:
-        parts.setdefault(place, []).append(delta)
-        ended = sum(each.finish is not None for each in parts[place]) if delta.finish is not None else 0
-        if ended == taken[place].sampling.n:
-            yield place, _completion(taken.pop(place), parts.pop(place), parser)
 
 
 def _completion(request: Request, deltas: Sequence[Delta], parser: Callable[[], Parser]) -> Completion:

@@ -124,6 +124,27 @@ def test_tokens_that_the_model_does_not_have_are_refused(llm: LLM, prompt: list[
         llm.generate([prompt])
 
 
+def test_the_first_step_does_not_wait_for_prompts_that_it_has_no_room_for(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, order = llm._engine.loop, list[str]()
+    while loop.has_work:  # a step that was planned before its answers had ended
+        loop.step()
+    submit, step = loop.submit, loop.step
+    monkeypatch.setattr(loop, "submit", lambda request: (order.append("submit"), submit(request)))
+    monkeypatch.setattr(loop, "step", lambda: (order.append("step"), step()))
+    length = llm.info.max_model_len - 8
+    room = -(-loop.step_tokens // length)
+    prompts = [[number, *range(length - 1)] for number in range(room + 3)]
+    sampling = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    together = llm.generate(prompts, sampling)
+    assert order[: room + 1] == [*["submit"] * room, "step"] and order.count("submit") == room + 3
+    assert [each.tokens for each in together] == [llm.generate([prompt], sampling)[0].tokens for prompt in prompts]
+    with pytest.raises(InvalidRequest, match="not in the vocabulary"):
+        llm.generate([*prompts, [100_000]], sampling)
+    if loop.has_work:
+        loop.step()
+    assert not loop.has_work and {chunk.finish for chunk in loop.take()} == {"abort"}, "what had begun was cancelled"
+
+
 def test_an_empty_prompt_is_refused_by_the_engine(llm: LLM) -> None:
     with pytest.raises(InvalidRequest):
         llm.generate([[]])

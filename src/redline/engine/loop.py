@@ -82,6 +82,16 @@ class Loop:
         return self._in_flight.plan if self._in_flight is not None else None
 
     @property
+    def step_tokens(self) -> int:
+        """The most tokens of a step, now."""
+        return self._scheduler.budget.tokens
+
+    @property
+    def device_works(self) -> bool:
+        """Whether the step in flight has not ended."""
+        return self._in_flight is not None and not self._in_flight.ended()
+
+    @property
     def device_waits(self) -> bool:
         """Whether the step in flight has ended, so that the device has nothing to do until `step` is called."""
         return self._in_flight is not None and self._in_flight.ended()

@@ -73,7 +73,7 @@ class Scheduler:
         self._growth = growth
         self.captured = False  # whether steps of one token for each sequence are, and cost less than others
         self.bound: MixedBound | None = None  # of prompts in steps for whose other tokens somebody waits
-        self._budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)
+        self.budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)
         self._pool = pool
         self._ledger = Ledger(pool, prefix)
         self._eos_ids = frozenset(eos_ids)
@@ -110,8 +110,8 @@ class Scheduler:
             preemptions=self._preemptions,
             prefix_query_tokens=self._ledger.query_tokens,
             prefix_hit_tokens=self._ledger.hit_tokens,
-            token_budget=self._budget.tokens,
-            shrinks=self._budget.shrinks,
+            token_budget=self.budget.tokens,
+            shrinks=self.budget.shrinks,
         )
 
     def add(self, request: Request) -> None:
@@ -159,7 +159,7 @@ class Scheduler:
         With no step outstanding and `has_work`, it is None only where all wait for their grammars (`release`).
         """
         self._ledger.register_planned()
-        draft = Draft(self._budget.tokens, self.bound)
+        draft = Draft(self.budget.tokens, self.bound)
         self.started = []
         self._make_room(draft)
         self._continue_running(draft)
@@ -176,7 +176,7 @@ class Scheduler:
 
     def shrink(self, failed: Plan | None = None) -> int:
         """Halve the token budget of later steps, after one that did not fit the memory; returns the new one (`Budget.shrink`)."""
-        return self._budget.shrink(self._steps, failed)
+        return self.budget.shrink(self._steps, failed)
 
     def apply(self, plan: Plan, tokens: list[int], follow: Callable[[Sequence, int], Follow] | None = None) -> list[Sampled]:
         """Take in the results of a launched plan: one token for each entry that samples, in order (`Results.apply`)."""
