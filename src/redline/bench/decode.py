@@ -9,6 +9,7 @@ median over the rounds. The context is the middle one: prompt + (few + many) / 2
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from redline.bench import kernel_trace, limits, report
 from redline.bench.harness import Bench, Run, minus
 from redline.bench.report import Column, Rates, Voice
 from redline.errors import InvalidRequest
+from redline.hardware.power import LEAST_S
 from redline.plan.receipt import Anatomy, Totals, split
 
 SHORT_SHARE = 8  # the short run has one token in so many: 32 of 256
@@ -131,7 +133,7 @@ def _row(bench: Bench, case: Case, samples: Sequence[Sample]) -> report.Row:
     step_s = report.middle(sample.step_s for sample in samples)
     assert step_s is not None
     limit = limits.decode_s(bench.meter, bench.shape, case.batch, case.context)
-    joules = report.middle(sample.joules for sample in samples)
+    joules = _joules(case, samples)
     typical = _typical(samples)
     return {
         "batch": case.batch,
@@ -148,6 +150,14 @@ def _row(bench: Bench, case: Case, samples: Sequence[Sample]) -> report.Row:
         "samples_ms": [report.milli(sample.step_s) for sample in samples],
         "notes": doubts(case, samples),
     }
+
+
+def _joules(case: Case, samples: Sequence[Sample]) -> float | None:
+    """Of a step, over all rounds together: the driver's counter goes on in strides as long as a round of a small model. None where
+    even that is too short to tell."""
+    known = [sample.joules for sample in samples if sample.joules is not None]
+    seconds = sum(sample.step_s for sample in samples) * (case.output - case.few)
+    return statistics.fmean(known) if known and seconds >= LEAST_S else None
 
 
 def doubts(case: Case, samples: Sequence[Sample]) -> list[str]:

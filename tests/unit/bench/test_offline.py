@@ -52,6 +52,14 @@ def test_rounds_that_differ_are_told() -> None:
     assert decode.doubts(case, apart) == ["batch 2: its rounds differ by 33%: ask for more --repeats, or a longer --output"]
 
 
+@pytest.mark.parametrize(("step_s", "joules"), [(0.001, None), (0.003, 2.0)])
+def test_joules_are_those_of_all_rounds_or_none_where_they_were_too_short(step_s: float, joules: float | None) -> None:
+    """A counter that goes on in strides says nothing of one round and all of the next."""
+    run, case = harness.Run(1.0, Totals(steps=1), Totals(steps=31), None, 0, {}), decode.Case(2, 8, 32)
+    assert decode._joules(case, [decode.Sample(step_s, each, run.decode, run) for each in (0.0, 6.0, 0.0)]) == joules
+    assert decode._joules(case, [decode.Sample(step_s, None, run.decode, run)] * 3) is None
+
+
 def test_the_engine_saw_as_many_steady_steps_as_the_difference_has(monkeypatch: pytest.MonkeyPatch) -> None:
     with harness.Bench(MODEL, ENGINE, _silent(), rows=2, rates=RATES) as bench:
         case = decode.Case(2, 8, 32)
