@@ -1,8 +1,9 @@
 """`redline bench prefill`: prompts to first tokens, a batch of long ones and single ones on an idle engine.
 
 Each call asks for one token of each prompt and is timed on the host, so a single prompt's figure is its time to the first
-token through the offline door; `beside_ms` of it the device did not compute (`redline bench serve` has the same of its door). No prompt comes twice. Single prompts are timed before any batch, each after a pause
-(`load.IDLE_S`): a card that comes from its power limit is slower for a while, and is not idle. Open `measure` first.
+token through the offline door; `beside_ms` of it the device did not compute, as in `redline bench serve` of its door. No
+prompt comes twice. Single prompts are timed before any batch, each after a pause (`load.IDLE_S`): a card that comes from its
+power limit is slower for a while, and is not idle. Open `measure` first.
 """
 
 from __future__ import annotations

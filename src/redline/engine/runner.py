@@ -374,7 +374,7 @@ class _HalvesOnStream:
 
 
 def _marks(count: int) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
-    """Where steps begin and end. Made once: after an idle moment to make them takes 0.1 ms, in which the device waits."""
+    """Where steps begin and end. Made once: to make them takes a while after an idle moment, in which the device waits."""
     return [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
 
 
