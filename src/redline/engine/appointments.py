@@ -8,11 +8,11 @@ Bounded; knows nothing of how times are computed (gate.py). Open `Book` first.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from redline import token_ids
 from redline.types import Request
 
 MOST = 4096  # appointments that are kept; later callers are told a time, and nobody waits for them
@@ -142,6 +142,6 @@ def key_of(requests: Sequence[Request]) -> bytes:
     """What a caller is known by: its tenant and its prompts."""
     digest = hashlib.blake2b(digest_size=16)
     for request in requests:
-        for part in (request.tenant.encode(), request.cache_salt.encode(), array("q", request.prompt).tobytes()):
+        for part in (request.tenant.encode(), request.cache_salt.encode(), token_ids.to_bytes(request.prompt)):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()
