@@ -320,9 +320,9 @@ class LLM:
                 # Many long answers may end together: the device need not wait until all of them are read.
                 while unread and not (gathered and len(unread) <= len(answers) and loop.device_waits):
                     chunk = unread.popleft()
-                    if (open_ := answers.get((chunk.id, chunk.index))) is None:  # of a generator that was closed
+                    if (found := answers.get((chunk.id, chunk.index))) is None:  # of a generator that was closed
                         continue
-                    place, answer = open_
+                    place, answer = found
                     delta = answer.push(chunk)
                     if answer.wants_cancel and delta.finish is None:
                         loop.cancel(chunk.id, chunk.index)

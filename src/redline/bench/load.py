@@ -48,7 +48,7 @@ class Seen:
     events: list[float] = field(default_factory=list)
     tokens: int = 0
     failure: str = ""
-    id: str = ""  # of the answer, as the server calls it
+    id: str = ""  # of a whole answer, as the server calls it; empty where it does not
 
     @property
     def ttft_s(self) -> float:
@@ -269,7 +269,8 @@ def _read_end(seen: Seen, status: bytes, last: bytes) -> None:
     if b"data: [DONE]" not in last:
         seen.failure = "the stream broke off"
         return
-    seen.id = last.rpartition(b'"id":"')[2].partition(b'"')[0].decode()
+    _, found, rest = last.rpartition(b'"id":"')
+    seen.id = rest.partition(b'"')[0].decode(errors="replace") if found else ""
     found = last.rpartition(b'"completion_tokens":')[2]
     digits = found[: next((i for i, byte in enumerate(found) if not 48 <= byte <= 57), len(found))]
     seen.tokens = int(digits or 0)

@@ -73,7 +73,7 @@ def _row(bench: Bench, size: tuple[int, int], runs: Sequence[Run]) -> report.Row
     typical = min(runs, key=lambda run: abs(run.seconds - seconds))
     device = _device_s(typical)
     host = typical.prefill.host_s + typical.decode.host_s
-    joules = report.middle(run.joules for run in runs) if seconds >= LEAST_S else None  # the driver counts in longer steps
+    joules = report.middle(run.joules for run in runs) if seconds >= LEAST_S else None  # its counter goes on in strides
     return {
         "batch": batch,
         "prompt": prompt,

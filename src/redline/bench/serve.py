@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -142,11 +143,10 @@ async def _rows(target: Target, vocab_size: int, asked: Asked, voice: Voice) -> 
 
 def _computed_s(target: Target, seen: Seen) -> float | None:
     """Seconds in which the device computed a prompt, by its receipt; None of a server that keeps none."""
-    headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
-    asked = urllib.request.Request(f"{target.url.rstrip('/')}/v1/receipt/{seen.id}-0", headers=headers)
+    if seen.failure or not seen.id:
+        return None
     try:
-        with urllib.request.urlopen(asked, timeout=ANSWER_S) as answer:
-            return float(json.load(answer)["prefill"]["seconds"])
+        return float(_told(target.url, f"/v1/receipt/{quote(seen.id, safe='')}-0", target.key)["prefill"]["seconds"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -155,7 +155,7 @@ def _first(prompt: int, seen: Sequence[Seen], computed: Sequence[float | None]) 
     """First tokens on an idle server, from the moment the request was sent, and what of that the device did not compute."""
     good = [one.events[0] - one.sent for one in seen if not one.failure]
     pairs = zip(seen, computed, strict=True)
-    beside = [one.events[0] - one.sent - seconds for one, seconds in pairs if seconds is not None and not one.failure]
+    beside = [one.events[0] - one.sent - seconds for one, seconds in pairs if seconds is not None]
     failed = Counter(one.failure for one in seen if one.failure)
     return {
         "rate": None,
@@ -213,12 +213,17 @@ def _flat(row: report.Row) -> dict[str, float | None]:
 def _running(url: str) -> Target:
     """The server at `url`, and what it calls its model. Raises ConfigError where none answers."""
     base, key = url.rstrip("/").removesuffix("/v1"), env.api_key()
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{base}/v1/models", headers=headers), timeout=ANSWER_S) as answer:
-            return Target(base, json.load(answer)["data"][0]["id"], key)
+        return Target(base, _told(base, "/v1/models", key)["data"][0]["id"], key)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"no server tells its model at {base}/v1/models: {error}", param="url") from error
+
+
+def _told(base: str, path: str, key: str | None) -> Any:
+    """The JSON that a server tells who asks for `path`. Raises OSError, ValueError."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=ANSWER_S) as answer:
+        return json.load(answer)
 
 
 def _machine(engine: Mapping[str, Any], rates: Rates) -> tuple[Ceilings | None, str, str]:

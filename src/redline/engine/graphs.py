@@ -92,9 +92,9 @@ class Size(NamedTuple):
 class Replay:
     """One step that a graph will run: write `records`, then `run` it, in the order of the calls of `take` and `take_prompt`.
 
-    `tokens_R`, int32 [rows], is host memory, which holds the step's tokens once it has ended; None of kind "logits", where `logits_RV` is
-    given instead and the rest of the step is the caller's, and of kind "none". `padding` tokens of the graph are nobody's.
-    `sampling_s` is what its sampling takes; 0 where that was not measured.
+    `tokens_R`, int32 [rows], is host memory, which holds the step's tokens once it has ended; None of kind "logits", where
+    `logits_RV` is given instead and the rest of the step is the caller's, and of kind "none". `padding` tokens of the graph are
+    nobody's. `sampling_s` is what its sampling takes; 0 where that was not measured.
     """
 
     records: np.ndarray  # int32 [rows of the graph, words of a row or of a prompt]

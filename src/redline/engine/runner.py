@@ -32,8 +32,9 @@ from redline.plan.workspace import PROMPT_SCORE_ROWS
 from redline.types import TokenLogprob
 
 WARM_UP_STEP = -1
-MARKED_STEPS = 4  # whose beginnings and ends are told apart: one is launched while one runs, and the one before those is read
 """Number of a plan that is no request's."""
+MARKED_STEPS = 4
+"""Steps whose beginnings and ends are told apart: one is launched while one runs, and when that is read the end of the one before is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,9 @@ class Runner:
         self._first_row = torch.zeros(1, dtype=torch.int64, device=table.device)
         self._pooler = Pooler(table.shape[0])
         self._ended_at = 0.0  # time.perf_counter() of the last step's end, on a CPU
-        self._marks = itertools.cycle(_marks(MARKED_STEPS)) if thread is None else None
         self._ended: torch.cuda.Event | None = None  # the same on a GPU
         self._ended_before: torch.cuda.Event | None = None  # that of the step before the last
+        self._marks = itertools.cycle(_marks(MARKED_STEPS)) if thread is None else None
         self._thread = thread
         self._masks: torch.Tensor | None = None
         self._out_of_memory = 0

@@ -73,7 +73,7 @@ class Scheduler:
         self._growth = growth
         self.captured = False  # whether steps of one token for each sequence are, and cost less than others
         self.bound: MixedBound | None = None  # of prompts in steps for whose other tokens somebody waits
-        self.budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)
+        self.budget = Budget(limits.max_num_batched_tokens, limits.max_num_seqs)  # of a step; `shrink` lowers it
         self._pool = pool
         self._ledger = Ledger(pool, prefix)
         self._eos_ids = frozenset(eos_ids)

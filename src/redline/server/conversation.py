@@ -25,6 +25,7 @@ from redline.server.parameters import Parameters, fit
 from redline.server.prompt import INLINE_CHARS, check_length
 from redline.server.schema import quoted
 from redline.server.service import Service
+from redline.token_ids import TokenIds
 from redline.types import SamplingParams
 
 Json = dict[str, Any]
@@ -113,7 +114,7 @@ async def _prompt(service: Service, conversation: Conversation, param: str, salt
     def rendered() -> tuple[Prompt, list[int]]:
         prompt = dialect.prompt(conversation.messages, tools, **variables)
         check_length(service.tokenizer, prompt.text, info, param)
-        return prompt, prompt.encode(salt)
+        return prompt, TokenIds(prompt.encode(salt))
 
     chars = sum(MESSAGE_CHARS + _size(message["content"]) for message in conversation.messages)
     long = len(tools) > INLINE_TOOLS or chars > INLINE_CHARS

@@ -109,6 +109,18 @@ def test_every_token_has_a_time(split: bool) -> None:
     assert seen.whole_s == pytest.approx(seen.ttft_s + 3 * seen.per_token_s)
 
 
+@pytest.mark.parametrize("id", ["", "an id of another's\r\n"])
+def test_a_server_without_receipts_says_nothing_of_its_device(id: str) -> None:
+    async def run() -> None:
+        async with Server().run() as target:
+            (seen,) = await offer(target, [Planned(0.0, [5, 6], 4)])
+            assert (seen.failure, seen.id) == ("", "")
+            seen.id = id
+            assert await asyncio.to_thread(serve._computed_s, target, seen) is None
+
+    asyncio.run(run())
+
+
 def test_requests_leave_on_time_whatever_became_of_those_before() -> None:
     server = Server(pause_s=0.1)
     plan = [Planned(0.02 * i, [5], 4) for i in range(10)]

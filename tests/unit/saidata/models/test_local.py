@@ -60,14 +60,11 @@ def test_answers_obey_their_schemas_and_share_the_prompts_beginning(small):
 @pytest.mark.real_model
 def test_a_streamed_answer_is_the_collected_one_and_scores_have_texts(small):
     wanted = ask("Which port?", schema=ENUM, scores=True)
+    list(small.answers([wanted]))  # from here on the prompt's beginning is kept: steps of other sizes may compute other last bits
     ((_, whole),) = small.answers([wanted])
     pieces = list(small.stream(wanted))
     assert "".join(piece.text for piece in pieces) == whole.text == pieces[-1].answer.text
-    assert "".join(score.text for score in whole.scores).startswith(whole.text)
-    # What the prompt begins with was kept meanwhile, so steps of another size computed the last bits of the scores.
-    for one, other in zip(whole.scores, pieces[-1].answer.scores, strict=True):
-        assert one.text == other.text and [text for text, _ in one.others[:2]] == [text for text, _ in other.others[:2]]
-        assert one.logprob == pytest.approx(other.logprob, rel=1e-4)
+    assert "".join(score.text for score in whole.scores).startswith(whole.text) and whole.scores == pieces[-1].answer.scores
     lark = ask("Which port?", lark='start: "port: " p\np: %json {"enum": [80, 443]}')
     ((_, bound),) = small.answers([lark])
     assert bound.text in ("port: 80", "port: 443")
