@@ -27,8 +27,9 @@ from redline.config import EngineConfig, ModelConfig, SchedulerConfig, ServerCon
 from redline.engine.supervisor import Supervisor
 from redline.server import run
 from redline.server.app import build
-from redline.server.run import DRAIN_S, Callbacks, Text, serve
+from redline.server.run import DRAIN_S, Callbacks, serve
 from redline.server.service import Service
+from redline.server.text import Text
 from redline.tokenizer import Tokenizer
 
 MODEL = "fake-model"

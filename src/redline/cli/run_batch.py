@@ -78,7 +78,7 @@ async def _answer(batch: FileBatch, asked: Input, engine: EngineConfig, served_n
     from redline.server.batch_runner import LineRunner
     from redline.server.caller import ANYONE
     from redline.server.inside import Inside
-    from redline.server.run import open_text
+    from redline.server.text import open_text
 
     with Progress() as progress:
         make_local(engine.model.model, revision=engine.model.revision, progress=progress)

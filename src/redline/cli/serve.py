@@ -35,7 +35,6 @@ def command(ctx: click.Context, /, model: str, log_level: str | None, log_format
 
     Ctrl-C or SIGTERM takes no new requests and lets open ones end; a second signal ends them.
     """
-    from redline.server import keys
     from redline.server.run import Callbacks, serve
 
     log.setup(log_level or env.log_level(), json=log_format == "json")
@@ -43,8 +42,7 @@ def command(ctx: click.Context, /, model: str, log_level: str | None, log_format
     server_options, _ = split(options, ServerConfig)
     engine = EngineConfig.from_options(model=model, **engine_options)
     server = ServerConfig(**(_from_environment(server_options) | server_options))
-    with_key = server.api_key is not None or keys.any_in(server.state_dir or env.data_dir())
-    if not with_key and not _is_loopback(server.host):
+    if not _is_loopback(server.host) and not _asks_for_key(server):
         hint = "set --api-key, or make a key with redline keys add"
         log.get("serve").warning("%s can be reached from other machines and asks for no key: %s", server.host, hint)
     with contextlib.ExitStack() as stack:
@@ -53,7 +51,7 @@ def command(ctx: click.Context, /, model: str, log_level: str | None, log_format
 
         def ready(url: str, info: EngineInfo) -> None:
             stack.close()
-            click.echo(ready_block(url, info, with_key=with_key))
+            click.echo(ready_block(url, info, with_key=_asks_for_key(server)))
 
         stopped_by = serve(engine, server, Callbacks(progress=lambda now: progress(now.stage, now.percent / 100), ready=ready))
     ctx.exit(INTERRUPTED if stopped_by == signal.SIGINT else 0)
@@ -63,6 +61,12 @@ def _from_environment(given: dict[str, Any]) -> dict[str, Any]:
     """What the environment says of the server; an admin key matters only where the admin API was asked for."""
     admin_key = env.admin_key() if "admin_port" in given else None
     return {"api_key": env.api_key(), "state_dir": str(env.data_dir()), "admin_key": admin_key}
+
+
+def _asks_for_key(server: ServerConfig) -> bool:
+    from redline.server import keys  # behind the start of the engine, where nothing asks before
+
+    return server.api_key is not None or keys.any_in(server.state_dir or env.data_dir())
 
 
 def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:
@@ -89,7 +93,8 @@ def _speed(predicted: dict[str, float]) -> str:
         return "not known: run redline doctor"
     if not expected:
         return f"at most {limit:.0f} tokens/s for one request: this machine's limit"
-    within = f"within {predicted.get('bar_ratio', 0.0):.0%}"
+    bar = predicted.get("bar_ratio", 0.0)
+    within = f"within {bar:.0%}" if bar < 1 else f"though steps here differed {1 + bar:.0f}-fold"
     return f"{1e3 / expected:.0f} tokens/s expected for one request ({within}), at most {limit:.0f}: this machine's limit"
 
 

@@ -78,7 +78,7 @@ def serve(channel: Channel, config: EngineConfig) -> int:
             from redline.engine.build import build
 
             engine = build(config, stages, has_idle_moments=True)
-        channel.send(Ready(engine.info))
+            channel.send(Ready(engine.info))
         voice = Voice(channel, StepTime(engine.loop.meter, on_cpu=engine.info.device == "cpu", window=_window(engine)))
         if engine.info.device != "cpu":
             _announce_compilations(voice)

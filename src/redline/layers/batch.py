@@ -7,10 +7,10 @@ Shapes: T packed tokens, P pages, S page size, K key-value heads, H head size.
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from redline.kernels.ragged import Ragged
@@ -57,14 +57,23 @@ class KVCache:
     ) -> KVCache:
         """Zeroed pages, so that a masked read of one never written meets no NaN.
 
-        On a GPU all layers' lie in one piece: each by itself would be rounded up to what the driver gives out. On a CPU the memory is
-        taken page by page as it is first written: numpy asks the system for zeroes, where torch would write gigabytes of them
-        before the first request.
+        On a GPU all layers' lie in one piece: each by itself would be rounded up to what the driver gives out. On a CPU the system
+        gives zeroes page by page as they are first written, where torch would write gigabytes of them before the first request.
+        Raises MemoryError.
         """
         shape = (2 * num_layers, num_pages, page_size, num_kv_heads, head_size)
         if device.type != "cpu":
             pages = torch.zeros(shape, dtype=dtype, device=device)
         else:
-            pages = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+            pages = _zeroes(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
         layers = [pages[i] for i in range(2 * num_layers)]
         return cls(layers[:num_layers], layers[num_layers:], page_size)
+
+
+def _zeroes(nbytes: int) -> torch.Tensor:
+    """Bytes [nbytes] of the host that take memory as they are written, in the system's usual pages: a step's first token of a layer
+    would have numpy's clear 2 MiB. Raises MemoryError."""
+    try:
+        return torch.frombuffer(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
+    except OSError as error:
+        raise MemoryError(f"{nbytes} bytes") from error

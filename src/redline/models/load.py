@@ -8,7 +8,8 @@ expected shape, and nothing may be missing. Knows nothing of file formats or of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -21,13 +22,13 @@ from redline.models.registry import Model, family_of
 from redline.quant import unpack, unpack_into
 
 
-@torch.no_grad()
 def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None] | None = None, *, seed: int = 0) -> None:
     """Fill every weight of `model` from `checkpoint.arrays()`. `progress` is told the share that is done, 0 to 1;
     `seed` is that of random weights.
 
-    On a GPU files are streamed (`stream.py`), and everything has arrived when this returns. Raises CheckpointError naming a
-    tensor that is missing, left over, there twice or of another shape.
+    On a GPU files are streamed (`stream.py`), and everything has arrived when this returns; on a CPU as many tensors are decoded
+    at a time as torch has threads here. Raises CheckpointError naming a tensor that is missing, left over, there twice or of
+    another shape.
     """
     slots = dict(model.slots())
     total = sum(slot.target.numel() for slot in slots.values())
@@ -42,10 +43,11 @@ def load(model: Model, checkpoint: Checkpoint, progress: Callable[[float], None]
 
     matched = _matched(model, checkpoint, slots)
     if device.type == "cuda":
-        matched = iter(_streamed(list(matched), device, came))
-    for slot, packed in matched:
-        _fill(slot, packed, seed)
-        came(slot.target.numel())
+        for slot, packed in _streamed(list(matched), device, came):
+            _fill(slot, packed, seed)
+            came(slot.target.numel())
+    else:
+        _decode_side_by_side(matched, seed, came)
 
 
 def _matched(model: Model, checkpoint: Checkpoint, slots: dict[str, Slot]) -> Iterator[tuple[Slot, Packed]]:
@@ -88,6 +90,23 @@ def _streamed(matched: list[tuple[Slot, Packed]], device: torch.device, came: Ca
     return made
 
 
+def _decode_side_by_side(matched: Iterable[tuple[Slot, Packed]], seed: int, came: Callable[[int], None]) -> None:
+    """Fill what lies in the memory of the host, a tensor a thread. Threads of torch's own for each piece would wait for each other."""
+    num_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(num_threads, "redline-load", torch.set_num_threads, (1,)) as lanes:
+            try:
+                for slot, filled in [(slot, lanes.submit(_fill, slot, packed, seed)) for slot, packed in matched]:
+                    filled.result()
+                    came(slot.target.numel())
+            except BaseException:
+                lanes.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(num_threads)  # what a lane says of itself holds for threads that are made after it, too
+
+
+@torch.inference_mode()  # of this thread: the tensors may have been made under it
 def _fill(slot: Slot, packed: Packed, seed: int) -> None:
     if tuple(slot.target.shape) == slot.shape and slot.target.is_contiguous():
         unpack_into(packed, slot.target, seed=seed)

@@ -61,7 +61,7 @@ class Kept:
 
     `correction` is what promises are multiplied by, `bar` what then holds for nine steps of ten and `promised_bar` what was
     said to. `error` is how far the newest steps lay from the promise, `corrected_error` from its corrected form: means,
-    0.1 for 10 %. `deviations` counts the steps beyond the bar that was in force. `steps` and `deviations` are this process's,
+    0.1 for 10 %. `deviations` counts the steps beyond the bar that was in force, or beyond the promised one where that was less. `steps` and `deviations` are this process's,
     `steps_before` those of earlier ones, whose correction and means it began with.
     """
 
@@ -120,7 +120,7 @@ class _Kind:
     bar: float
     offset: float = 0.0  # the correction's logarithm
     correction: float = 1.0
-    most: float = 0.0  # the logarithm of 1 + bar
+    most: float = 0.0  # the logarithm of 1 + bar, or of 1 + what was promised if that is less: farther off, a step deviates
     steps: int = 0
     deviations: int = 0
     logged: bool = False
@@ -153,11 +153,11 @@ class _Kind:
         return beyond
 
     def correct(self) -> None:
-        """Take the median of the newest ratios, and as the bar what holds around it; at most what was promised."""
+        """Take the median of the newest ratios, and as the bar what holds around it. Beyond what was promised steps deviate."""
         self.offset, held = _middle(self.recent)
         self.correction = math.exp(self.offset)
-        self.bar = min(max(held, LEAST_BAR), max(self.promise.bar, LEAST_BAR))
-        self.most = math.log1p(self.bar)
+        self.bar = max(held, LEAST_BAR)
+        self.most = math.log1p(min(self.bar, max(self.promise.bar, LEAST_BAR)))
 
     @classmethod
     def again(cls, learned: Learned) -> _Kind:

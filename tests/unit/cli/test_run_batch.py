@@ -28,7 +28,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Supervisor(*args, **options, launcher=in_thread(**switches))
 
     monkeypatch.setattr("redline.engine.supervisor.Supervisor", client)
-    monkeypatch.setattr("redline.server.run.open_text", _open_text)
+    monkeypatch.setattr("redline.server.text.open_text", _open_text)
     monkeypatch.setattr(run_batch, "make_local", lambda *args, **options: None)
     return switches
 

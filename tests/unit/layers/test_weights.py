@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 import torch
 
 from redline import checkpoint
@@ -52,3 +56,20 @@ def test_pages_of_all_layers_lie_end_to_end() -> None:
     }
     cache.v[0].fill_(1.0)
     assert not cache.k[2].any() and not cache.v[1].any()
+
+
+def test_pages_on_a_cpu_take_memory_as_they_are_written() -> None:
+    """A GiB of them costs nothing, and a layer's first token a few kilobytes: numpy's zeroes come in pieces of 2 MiB where the system
+    has such."""
+    shape = {"num_layers": 32, "num_pages": 1 << 9, "page_size": 16, "num_kv_heads": 8, "head_size": 64}
+    before = _resident_bytes()
+    cache = KVCache.allocate(**shape, dtype=torch.float32, device=CPU)
+    for layer in [*cache.k, *cache.v]:
+        layer[100, 3] = 1.0
+    assert _resident_bytes() - before < 16 << 20
+    with pytest.raises(MemoryError):
+        KVCache.allocate(**shape | {"num_pages": 1 << 38}, dtype=torch.float32, device=CPU)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -58,6 +59,36 @@ def test_random_models_of_every_family_load_and_give_finite_logits(name: str) ->
         logits.append(torch.cat(PagedSequences(model, [[1, 2, 3], [511]]).run(whole([[1, 2, 3], [511]]))))
     assert logits[0].isfinite().all() and logits[0].shape == (4, 512)
     assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
+
+
+def test_several_threads_load_what_one_does_and_leave_torch_its_threads() -> None:
+    """A tensor a thread, with one of torch's in each: what a lane says of itself holds nowhere else afterwards."""
+    opened, models = checkpoint.open("random:tiny-qwen2"), []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            models.append(_build(opened.shape))
+            load(models[-1], opened, seed=2)
+            with ThreadPoolExecutor(1) as later:
+                assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == num_threads
+    finally:
+        torch.set_num_threads(1)
+    for (name, ours), (_, theirs) in zip(models[0].slots(), models[1].slots(), strict=True):
+        assert torch.equal(ours.target, theirs.target), name
+
+
+def test_a_tensor_that_cannot_be_read_ends_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def unpack_into(packed: Packed, out: torch.Tensor, *, seed: int) -> None:
+        begun.append(packed.name)
+        raise UnsupportedModel(f"format {packed.format} cannot be unpacked")
+
+    monkeypatch.setattr("redline.models.load.unpack_into", unpack_into)
+    source = FakeCheckpoint(known("tiny-llama"))
+    with pytest.raises(UnsupportedModel, match="format random"):
+        _load(source)
+    assert begun and torch.get_num_threads() == 1
 
 
 def test_a_missing_tensor_is_named() -> None:

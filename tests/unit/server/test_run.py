@@ -18,7 +18,9 @@ from fake_server import engine_config, served
 from fake_worker import in_thread
 from redline.config import ModelConfig, ServerConfig
 from redline.errors import CheckpointError, ConfigError, DoesNotFit
-from redline.server.run import Callbacks, Text, bind, serve, url_of
+from redline.server.listening import bind, url_of
+from redline.server.run import Callbacks, serve
+from redline.server.text import Text
 
 
 def test_a_free_port_is_taken_and_told() -> None:
@@ -134,6 +136,14 @@ def test_open_requests_end_with_an_error_when_draining_takes_too_long() -> None:
 
 
 def test_importing_the_server_never_imports_torch() -> None:
+    _run_python("sys.modules['torch'] = None; import redline.server.run, redline.server.front, redline.engine.client")
+
+
+def test_the_engine_process_is_started_before_the_web_server_is_imported() -> None:
+    """Which takes a third of a second: what starts the engine must not wait for it."""
+    _run_python("import redline.cli.serve, redline.server.run; assert not {'uvicorn', 'redline.server.app'} & set(sys.modules)")
+
+
+def _run_python(code: str) -> None:
     source = str(Path(__file__).parents[3] / "src")
-    code = f"import sys; sys.path.insert(0, {source!r}); sys.modules['torch'] = None; import redline.server.run, redline.engine.client"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r}); {code}"], check=True)
