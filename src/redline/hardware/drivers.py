@@ -7,7 +7,6 @@ CUDA compatibility guide (what a minor version may lack). Open `rulings`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,10 +34,12 @@ class Ruling:
 
 def torch_build() -> TorchBuild | None:
     """The installed torch, without importing it; None where there is none or its files do not tell."""
+    from importlib import metadata  # a fifteenth of what `redline plan` imports, which asks nobody for torch
+
     try:
-        distribution = importlib.metadata.distribution("torch")
+        distribution = metadata.distribution("torch")
         text = distribution.locate_file("torch/version.py").read_text()
-    except (importlib.metadata.PackageNotFoundError, OSError):
+    except (metadata.PackageNotFoundError, OSError):
         return None
     return parse_build(distribution.version, text)
 

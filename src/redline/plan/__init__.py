@@ -5,23 +5,3 @@ FLOPs of a step), then `memory.py` (what must fit), `resolve.py` (a config in wh
 (the limit beside what was measured). For `redline plan` open `predict.py` (what a step will take) and `search.py`
 (the layout that meets a goal).
 """
-
-from redline.plan.memory import MemoryPlan
-from redline.plan.receipt import Meter, RequestMeter, StepLimit, receipt, summary
-from redline.plan.resolve import Resolved, resolve
-from redline.plan.roofline import Cost, StepWork, cost, limit_s
-
-__all__ = [
-    "Cost",
-    "MemoryPlan",
-    "Meter",
-    "RequestMeter",
-    "Resolved",
-    "StepLimit",
-    "StepWork",
-    "cost",
-    "limit_s",
-    "receipt",
-    "resolve",
-    "summary",
-]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -27,9 +27,11 @@ from redline import env
 from redline.hardware.ceilings import Ceilings, DeviceIdentity, write_json
 from redline.plan.contract import FEW, NEAR, RECENT, Doing, Learned
 from redline.plan.efficiency import curves
-from redline.plan.meter import Meter
 from redline.plan.split import Layout
 from redline.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from redline.plan.meter import Meter
 
 EVERY_S = 60.0  # between writes
 FAR = math.log2(NEAR)  # a step so many doublings away from those that were seen has the whole bar of its promise

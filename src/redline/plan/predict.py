@@ -8,6 +8,7 @@ hundred microseconds a step. Open `Predictor`, then `Predictor.step`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -179,7 +180,9 @@ class Predictor:
         self.doubts = _doubts(place, weights, kv, layout)
         runs = place.learned is not None and weights.runs and kv.runs
         self.corrections = place.learned.find(shape, weights.name, kv.name, layout) if place.learned and runs else None
-        self._decodes: dict[tuple[int, int], Step] = {}  # what was asked before: a search asks again, with drafts
+        self._decodes: dict[
+            tuple[int, int, int], Step
+        ] = {}  # what was asked before: a search asks again, with drafts and budgets
         self._steadies: dict[Load, Steady] = {}
 
     @property
@@ -193,9 +196,12 @@ class Predictor:
         # Of a pipeline each of the parts that the batch is cut into reads the weights again.
         part = _share(spans, self.layout.pipeline)
         window = self._rank.sliding_window
-        kinds = ([span for span in part if span[1] <= FEW_QUERIES], [span for span in part if span[1] > FEW_QUERIES])
-        few, many = (StepWork.of(kind, logit_rows=len(kind), window=window) if kind else None for kind in kinds)
         work = StepWork.of(part, logit_rows=len(part), window=window)
+        kinds = ([span for span in part if span[1] <= FEW_QUERIES], [span for span in part if span[1] > FEW_QUERIES])
+        few, many = (
+            (work if len(kind) == len(part) else StepWork.of(kind, logit_rows=len(kind), window=window)) if kind else None
+            for kind in kinds
+        )
         doing: Doing = "decode" if work.tokens <= work.sequences else "mixed" if decodes else "prefill"
         step = self._corrected(self._step(work, few, many), doing, work)
         held = grip(self.place, work.tokens)
@@ -288,11 +294,19 @@ class Predictor:
             return own
         return self.place.dtype if self.weights.name != "float32" else "float32"
 
-    def decode(self, users: int, context: int) -> Step:
-        """A decode step of `users` sequences that each see `context` tokens, the new one included."""
-        found = self._decodes.get((users, context))
+    def budgeted(self, tokens: int) -> Predictor:
+        """The same with another budget of a step. What either has reckoned of decoding the other knows."""
+        other = copy.copy(self)
+        other.tokens = tokens
+        other._steadies = {}
+        return other
+
+    def decode(self, users: int, context: int, drafts: int = 0) -> Step:
+        """A decode step of `users` sequences that each see `context` tokens, the new one and those drafted for it included."""
+        key = users, context, drafts
+        found = self._decodes.get(key)
         if found is None:
-            found = self._decodes[users, context] = self.step((), users, context)
+            found = self._decodes[key] = self.step([(max(0, context - drafts - 1), drafts + 1)] * users)
         return found
 
     def prefill(self, prompts: int, tokens: int) -> list[Step]:

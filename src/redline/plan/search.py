@@ -191,8 +191,9 @@ def candidates(shape: ModelShape, place: Place, goal: Goal, options: Options) ->
         for kv in _kvs(weights, options, place, shape):
             for layout, replicas in _spreads(shape, place, options):
                 load = dataclasses.replace(goal.load, users=-(-goal.load.users // replicas))
+                predictor = Predictor(shape, place, weights, kv, layout)
                 for chunk in _chunks(place, goal, load, options):
-                    made = candidate(shape, place, (weights, kv), layout, load, chunk=chunk, replicas=replicas)
+                    made = candidate(predictor.budgeted(max(chunk, load.users)), load, chunk=chunk, replicas=replicas)
                     yield made
                     if not made.fits:
                         break
@@ -200,27 +201,17 @@ def candidates(shape: ModelShape, place: Place, goal: Goal, options: Options) ->
                         yield dataclasses.replace(made, draft=DRAFT)
 
 
-def candidate(
-    shape: ModelShape,
-    place: Place,
-    formats: tuple[WeightFormat, KvFormat],
-    layout: Layout,
-    load: Load,
-    *,
-    chunk: int,
-    replicas: int = 1,
-) -> Candidate:
+def candidate(predictor: Predictor, load: Load, *, chunk: int, replicas: int) -> Candidate:
     """One way to run the model, forecast."""
-    weights, kv = formats
-    predictor = Predictor(shape, place, weights, kv, layout, tokens=max(chunk, load.users))
+    shape, place = predictor.shape, predictor.place
     limits = Limits(load.users, predictor.tokens, load.prompt + load.output, graphs=not place.on_cpu and shape.moe is None)
-    need = footprint(shape, place, weights, kv, layout, limits)
+    need = footprint(shape, place, predictor.weights, predictor.kv, predictor.layout, limits)
     return Candidate(predictor, need, load, replicas, chunk)
 
 
 def _drafted(predictor: Predictor, load: Load, plain: Steady) -> Steady:
     """The same load with drafted tokens for each user, all checked in one step."""
-    check = predictor.step([(load.context - DRAFT - 1, DRAFT + 1)] * load.users).seconds
+    check = predictor.decode(load.users, load.context, DRAFT).seconds
     error = (predictor.error**2 + DRAFT_DOUBT**2) ** 0.5
     itl = Estimate.of(check.value / DRAFT_GAIN, error, (check.limit or 0.0) / (DRAFT + 1))
     # Prompts take what they took: a token's share of them is what is left of the plain rate.
