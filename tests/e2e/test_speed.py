@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -57,6 +58,28 @@ def test_help_answers_within_a_third_of_a_second() -> None:
         return time.monotonic() - began
 
     _check_seconds(seconds, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("on", "goal", "more"),
+    [
+        ("2xh200", "itl_ms<=15, users=8, context=8192", []),
+        ("2xh200", "ttft_ms<=200, itl_ms<=8, users=32, context=8192", []),  # what none meets: all is tried, on more cards too
+        ("h200", "users=16, itl_ms<=8, best=tokens_per_joule", ["--power-cap", "curve"]),
+    ],
+)
+def test_a_plan_takes_half_a_second(on: str, goal: str, more: list[str]) -> None:
+    """Of processor time, start of Python included: on a quiet machine that is what a person waits."""
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [*REDLINE, "plan", "random:llama-3.1-70b" if on == "2xh200" else "random:llama-3.1-8b", "--on", on]
+        done = subprocess.run([*command, "--goal", goal, *more], capture_output=True, text=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode in (0, 3), done.stderr
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    _check_seconds(seconds, 0.5)
 
 
 def _check_seconds(measure: Callable[[], float], most: float) -> None:

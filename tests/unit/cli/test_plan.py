@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -40,25 +39,15 @@ def run(*arguments: str):
     return CliRunner().invoke(plan.command, arguments)
 
 
-def in_half_a_second(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What redline says with torch blocked, within half a second of processor time, start of Python included: on a quiet machine that
-    is what a person waits. The best of three, since a busy neighbour of the core takes a third of it."""
+def torch_blocked(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What redline says where nothing heavy can be imported."""
     environment = os.environ | {"PYTHONPATH": str(Path(plan.__file__).parents[2])}
-    seconds = []
-    while not seconds or (min(seconds) >= 0.5 and len(seconds) < 3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-c", HOOK, *arguments], capture_output=True, text=True, timeout=60, env=environment
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append((after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime))
-    assert min(seconds) < 0.5
-    return done
+    return subprocess.run([sys.executable, "-c", HOOK, *arguments], capture_output=True, text=True, timeout=60, env=environment)
 
 
 @pytest.mark.parametrize("goal", ["itl_ms<=15, users=8, context=8192", "ttft_ms<=200, itl_ms<=8, users=32, context=8192"])
-def test_a_70b_on_two_cards_is_answered_in_half_a_second_with_torch_blocked(goal: str) -> None:
-    done = in_half_a_second("plan", "random:llama-3.1-70b", "--on", "2xh200", "--goal", goal, "--json")
+def test_a_70b_on_two_cards_is_answered_with_torch_blocked(goal: str) -> None:
+    done = torch_blocked("plan", "random:llama-3.1-70b", "--on", "2xh200", "--goal", goal, "--json")
     told = json.loads(done.stdout)
     assert done.returncode == (0 if told["feasible"] else 3), done.stderr
     assert told["place"]["count"] == 2 and told["layout"]["tensor_parallel"] == 2
@@ -87,17 +76,11 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 HERE = ("random:llama-3.1-8b", "--goal", "users=1, prompt=512, output=128")
 
 
-def test_what_steps_took_here_corrects_the_plan_in_half_a_second_with_torch_blocked(learned: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"PYTHONPATH": str(Path(plan.__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", HOOK, "plan", *HERE], capture_output=True, text=True, timeout=60, env=environment
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_what_steps_took_here_corrects_the_plan_with_torch_blocked(learned: Path) -> None:
+    done = torch_blocked("plan", *HERE)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("corrected")]
     assert line.startswith("corrected    by 40 steps measured here on 20") and done.stderr == ""
     assert "decode steps of one token: x1.5, within 5%" in done.stdout and "(of steps unlike those)" in done.stdout
-    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 0.5
 
 
 def test_the_document_has_the_corrections_and_a_plan_can_be_made_without(learned: Path) -> None:
@@ -254,9 +237,9 @@ def test_a_plan_under_a_power_cap_says_what_it_costs_and_what_one_would_type() -
     assert "nothing changes" in run(MODEL, "--on", "h200", "--power-cap", "900").stdout
 
 
-def test_the_curve_of_caps_is_printed_with_its_best_in_half_a_second_with_torch_blocked() -> None:
+def test_the_curve_of_caps_is_printed_with_its_best_with_torch_blocked() -> None:
     asked = "users=16, itl_ms<=8, best=tokens_per_joule"
-    done = in_half_a_second("plan", MODEL, "--on", "h200", "--goal", asked, "--power-cap", "curve")
+    done = torch_blocked("plan", MODEL, "--on", "h200", "--goal", asked, "--power-cap", "curve")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("cap W"))
