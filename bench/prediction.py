@@ -42,7 +42,7 @@ MODELS = {
     "gpu": "random:llama-3.1-8b,random:llama-3.2-1b",
 }
 OUTPUT = {"cpu": 24, "gpu": 256}
-CURVES = ("linear", "layer_s", "decode_attention", "prompt_attention")
+CURVES = ("linear", "layer_s", "decode_attention", "prompt_attention", "burst")
 FOLDS = 5
 
 

@@ -33,7 +33,8 @@ class Efficiency:
     `linear` by rows of the step; `layer_s` seconds per layer, by rows; `decode_attention` and `prompt_attention` by head size,
     shares of the stage's roofline time; `logit_passes` how often float32 logits cross memory; `prompt_s` seconds once per
     step with prompt tokens, `step_s` once per step. `num_points` steps made the curves; of steps left out of a fit nine of ten
-    lie off by at most `error`, as a share. `watts` by rows is what a step takes at the highest clock, as a share of the power
+    lie off by at most `error`, as a share. `burst`, by rows, is what a step takes before which the machine was idle, over one of many
+    like it: a card that was idle computes at its highest clock for some 0.1 s whatever power that takes. `watts` by rows is what a step takes at the highest clock, as a share of the power
     limit: above 1 the limit holds the clock down. None: not measured.
     """
 
@@ -49,11 +50,12 @@ class Efficiency:
     num_points: int
     source: str
     watts: Points | None = None
+    burst: Points = ((1, 1.0),)
 
 
 HOPPER = Efficiency(
     name="decode steps as graphs on Hopper",
-    linear=((1, 0.94), (8, 0.949), (32, 0.891), (64, 0.821), (128, 0.689), (256, 0.698), (512, 1.0), (4096, 0.95)),
+    linear=((1, 0.94), (8, 0.949), (32, 0.891), (64, 0.821), (128, 0.689), (256, 0.698), (512, 1.0), (4096, 0.895)),
     layer_s=(
         (1, 9.0e-6),
         (8, 11.7e-6),
@@ -79,9 +81,11 @@ HOPPER = Efficiency(
     # 549 to 631 at 8. From 32 rows on the limit holds the clock at 1,905, 1,815 and 1,620 of 1,980 MHz (32, 64, 128 rows), from
     # which `power_cap.demand_w` has what they would take. Prompts, also at the limit, are taken to be as 128 rows.
     watts=((1, 0.96), (8, 0.87), (32, 1.09), (64, 1.21), (128, 1.58)),
+    burst=((64, 0.985), (128, 0.963), (256, 0.835), (512, 0.98), (4096, 0.947)),
 )
-"""Curves of an H200 (`bench/prediction.py fit`): nine of ten of its points lie within 6.9 % of them, of those left out of a fit within 9.4 %;
-`error` is more, for cards differ by up to 8 % where their power is the limit. How they did on points of other sizes: docs/forecasts.md."""
+"""Curves of an H200 (`bench/prediction.py fit`): nine of ten of its points lie within 6.5 % of them, of those left out of a fit within 9.4 %;
+`error` is more, for cards differ by up to 8 % where their power is the limit. `burst` and the last of `linear` are of all prompts of
+bench/results/2026-11-22.jsonl and -23.jsonl too. How they did on points of other sizes: docs/forecasts.md."""
 
 CPU = Efficiency(
     name="plain torch on a CPU",

@@ -326,8 +326,15 @@ class Predictor:
         return steps
 
     def first_token(self, prompt: int, prompts: int = 1) -> Estimate:
-        """Seconds to the first token of `prompts` prompts that arrive together at an idle engine."""
-        return _sum([step.seconds for step in self.prefill(prompts, prompt)])
+        """Seconds to the first token of `prompts` prompts that arrive together at an idle engine.
+
+        The first step is a burst. What was learned has that in it, and a power limit that is in force leaves no room for any.
+        """
+        steps = self.prefill(prompts, prompt)
+        if self.corrections is None and not self._held:
+            factor = at(self.place.efficiency.burst, steps[0].tokens)
+            steps[0] = steps[0].corrected(steps[0].seconds.value * factor, self.error)
+        return _sum([step.seconds for step in steps])
 
     def steady(self, load: Load) -> Steady:
         """What users see who ask again at once.

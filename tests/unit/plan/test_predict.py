@@ -93,6 +93,19 @@ def test_short_prompts_cost_what_every_prompt_costs_once() -> None:
     assert first[2] - first[1] == pytest.approx(HOPPER.prompt_s, rel=0.2)
 
 
+def test_an_idle_machines_first_step_is_a_burst_and_no_other_is() -> None:
+    """What many such steps in a row take is what a power limit leaves; a cap that is in force leaves no burst."""
+    made, factor = predictor(), at(HOPPER.burst, 256)
+    assert factor < 0.9
+    (alone,) = made.prefill(1, 256)
+    assert made.first_token(256).value == pytest.approx(factor * alone.seconds.value)
+    first, *rest = made.prefill(3, 8192)
+    expected = at(HOPPER.burst, 8192) * first.seconds.value + sum(step.seconds.value for step in rest)
+    assert len(rest) == 2 and made.first_token(8192, 3).value == pytest.approx(expected)
+    capped = predictor(place=dataclasses.replace(H200, cap_w=H200.power_w))
+    assert capped.first_token(256).value == pytest.approx(capped.prefill(1, 256)[0].seconds.value)
+
+
 def test_fewer_bits_take_less_time_where_memory_limits() -> None:
     steps = [predictor(weights=name).decode(1, 300).seconds.value for name in ("bf16", "fp8", "int4")]
     assert steps == sorted(steps, reverse=True)
