@@ -18,7 +18,7 @@ MODEL := smollm2-135m
 # Two cores, two runs at a time, each about as long as the other: the rooms that run beside the kernel tests and what follows them. What
 # measures the machine, or is held to seconds, is a test of its own hour: QUIET. Two that take long and are held to nothing have one together.
 # Two runs with two threads each on two cores would wait for each other at every barrier: with one thread the kernel tests take a tenth less.
-BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py chat checkpoint hardware parallel plan quant server)
+BESIDE := $(addprefix tests/unit/,tools/test_compile_matrix.py bench chat checkpoint hardware parallel plan quant server)
 STORM := tests/e2e/test_storm.py
 ENDINGS := tests/e2e/test_endings.py
 QUIET := $(patsubst %,tests/e2e/test_%.py,crowd http_cost overload restart slow_readers speed)

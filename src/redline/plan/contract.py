@@ -61,8 +61,8 @@ class Kept:
 
     `correction` is what promises are multiplied by, `bar` what then holds for nine steps of ten and `promised_bar` what was
     said to. `error` is how far the newest steps lay from the promise, `corrected_error` from its corrected form: means,
-    0.1 for 10 %. `deviations` counts the steps beyond the bar that was in force, or beyond the promised one where that was less. `steps` and `deviations` are this process's,
-    `steps_before` those of earlier ones, whose correction and means it began with.
+    0.1 for 10 %. `deviations` counts the steps beyond the bar that was in force, or beyond the promised one where that was less.
+    `steps` and `deviations` are this process's, `steps_before` those of earlier ones, whose correction and means it began with.
     """
 
     doing: str

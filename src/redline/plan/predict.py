@@ -180,9 +180,7 @@ class Predictor:
         self.doubts = _doubts(place, weights, kv, layout)
         runs = place.learned is not None and weights.runs and kv.runs
         self.corrections = place.learned.find(shape, weights.name, kv.name, layout) if place.learned and runs else None
-        self._decodes: dict[
-            tuple[int, int, int], Step
-        ] = {}  # what was asked before: a search asks again, with drafts and budgets
+        self._decodes: dict[tuple[int, int, int], Step] = {}  # what was asked before: a search asks again and again
         self._steadies: dict[Load, Steady] = {}
 
     @property
