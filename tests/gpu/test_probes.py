@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from redline import env
 from redline.cli import doctor
-from redline.hardware import ceilings, detect, identify, survey
+from redline.hardware import ceilings, identify, survey
+from redline.hardware.detect import detect
 from redline.hardware.specs import chip
 from redline.kernels import probes as probes_module
 from redline.kernels.probes import probes

@@ -19,7 +19,7 @@ from redline import env
 from redline.bench import report
 from redline.bench.report import Rates, Voice
 from redline.config import AUTO
-from redline.hardware import detect
+from redline.hardware.detect import detect
 from redline.hardware.power import energy_counter
 from redline.llm import LLM
 from redline.plan.receipt import Totals

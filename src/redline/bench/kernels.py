@@ -23,7 +23,8 @@ from redline.bench import kernel_sizes, report
 from redline.bench.report import Column, Rates, Voice
 from redline.config import AUTO
 from redline.errors import InvalidRequest
-from redline.hardware import Ceilings, Machine, ceilings, detect, identify
+from redline.hardware import Ceilings, Machine, ceilings, identify
+from redline.hardware.detect import detect
 from redline.kernels import all_specs, probes, timing
 from redline.kernels.op import DTYPES, Inputs, OpSpec
 from redline.kernels.tolerance import TOLERANCES, rms_ratio

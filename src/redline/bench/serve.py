@@ -31,7 +31,8 @@ from redline.bench.report import Column, Rates, Voice
 from redline.bench.served import served
 from redline.config import AUTO
 from redline.errors import ConfigError
-from redline.hardware import Ceilings, ceilings, detect, identify
+from redline.hardware import Ceilings, ceilings, identify
+from redline.hardware.detect import detect
 from redline.plan.resolve import choose_device, choose_dtype
 
 ANSWER_S = 10.0

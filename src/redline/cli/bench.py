@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from redline.cli.arguments import JSON, MODEL
 from redline.cli.fetch import make_local
-from redline.cli.options import ENGINE_SECTIONS, JSON, MODEL, config_options, split
+from redline.cli.options import ENGINE_SECTIONS, config_options, split
 from redline.cli.progress import Progress
 from redline.errors import InvalidRequest
 

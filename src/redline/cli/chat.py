@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from redline.cli.options import ENGINE_SECTIONS, MODEL, config_options, sampling_options
+from redline.cli.arguments import MODEL
+from redline.cli.options import ENGINE_SECTIONS, config_options, sampling_options
 from redline.cli.session import Session, print_answer, print_receipt
 from redline.errors import ContextTooLong, UserError
 

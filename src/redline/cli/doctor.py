@@ -13,8 +13,8 @@ import click
 
 from redline import env
 from redline.cli import doctor_survey
+from redline.cli.arguments import JSON
 from redline.cli.doctor_page import text
-from redline.cli.options import JSON
 from redline.cli.progress import Progress
 from redline.errors import ConfigError, InternalError
 from redline.hardware.ceilings import Ceilings, identify, load

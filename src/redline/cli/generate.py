@@ -13,7 +13,8 @@ import click
 import msgspec
 
 from redline.cli.answer_format import grammar_of, grammar_options
-from redline.cli.options import ENGINE_SECTIONS, JSON, MODEL, config_options, sampling_options
+from redline.cli.arguments import JSON, MODEL
+from redline.cli.options import ENGINE_SECTIONS, config_options, sampling_options
 from redline.cli.session import Session, print_answer, print_receipt
 from redline.errors import InvalidRequest
 from redline.types import Usage

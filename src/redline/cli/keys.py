@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from redline import env
-from redline.cli.options import JSON
+from redline.cli.arguments import JSON
 from redline.errors import InvalidRequest
 from redline.server import keys, usage
 from redline.server.database import Database

@@ -8,7 +8,7 @@ import click
 
 from redline.checkpoint import store
 from redline.checkpoint.aliases import ALIASES
-from redline.cli.options import JSON
+from redline.cli.arguments import JSON
 
 
 @click.command("list")

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
-from redline.cli.completion import complete_models
 from redline.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig
 from redline.types import SamplingParams
 
@@ -33,9 +32,6 @@ SAMPLING = (
 )
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-MODEL = click.argument("model", shell_complete=complete_models)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
 def config_options(*sections: type) -> Callable[[Decorated], Decorated]:

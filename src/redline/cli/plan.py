@@ -15,17 +15,17 @@ from typing import Any
 import click
 
 from redline import env, shapes
-from redline.cli.options import JSON, MODEL
+from redline.cli.arguments import JSON, MODEL
 from redline.errors import ConfigError
 from redline.plan import compare as comparison
 from redline.plan.document import document
 from redline.plan.goal import Goal, parse
 from redline.plan.place import Place, here, on_chips
+from redline.plan.power_cap import CURVE
 from redline.plan.power_cap import check as check_cap
 from redline.plan.power_cap import read as read_watts
 from redline.plan.precision import kv_format, weight_format
 from redline.plan.search import Options, search
-from redline.plan.trade_off import CURVE, under
 from redline.shapes import ModelShape
 
 NOT_FEASIBLE = 3
@@ -90,7 +90,7 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
         else _this_machine(options["share"], corrections=options["corrections"])
     )
     cap = _cap(options["power_cap"], place)
-    answer = search(shape, under(place, cap) if isinstance(cap, float) else place, goal, fixed)
+    answer = search(shape, _under(place, cap), goal, fixed)
     told = document(model, shape, answer, options["goal"], cap)
     click.echo(json.dumps(told, indent=1) if options["as_json"] else "\n".join(text(told)))
     if picture is not None and answer.shown is not None:
@@ -148,6 +148,14 @@ def _cap(text: str | None, place: Place) -> float | str | None:
     watts = read_watts(text)
     check_cap(place, watts)
     return watts
+
+
+def _under(place: Place, cap: float | str | None) -> Place:
+    if not isinstance(cap, float):
+        return place
+    from redline.plan.trade_off import under
+
+    return under(place, cap)
 
 
 def _compare(model: str, shape: ModelShape, goal: Goal, fixed: Options, options: Figures) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from redline import env
-from redline.cli.options import JSON
+from redline.cli.arguments import JSON
 from redline.server.presence import Seen, rss_bytes, running
 
 SAMPLE_S = 1.2  # the engine tells its counters every second

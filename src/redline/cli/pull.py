@@ -7,8 +7,8 @@ import json
 import click
 
 from redline.checkpoint import store
+from redline.cli.arguments import JSON, MODEL
 from redline.cli.fetch import reporter
-from redline.cli.options import JSON, MODEL
 from redline.cli.progress import Progress
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from redline import env, log
+from redline.cli.arguments import MODEL
 from redline.cli.fetch import make_local
-from redline.cli.options import ENGINE_SECTIONS, MODEL, config_options, split
+from redline.cli.options import ENGINE_SECTIONS, config_options, split
 from redline.cli.progress import Progress
 from redline.config import EngineConfig, ServerConfig
 from redline.engine.message import EngineInfo

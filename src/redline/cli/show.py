@@ -15,7 +15,7 @@ import click
 
 from redline import checkpoint as checkpoints
 from redline.checkpoint import Checkpoint
-from redline.cli.options import JSON, MODEL
+from redline.cli.arguments import JSON, MODEL
 from redline.formats import FORMATS
 from redline.shapes import ModelShape
 

@@ -38,7 +38,8 @@ from redline.engine.stats import Accounts
 from redline.engine.torch_thread import TorchThread
 from redline.engine.warmup import WarmUpSizes, warm_up, warm_up_rest
 from redline.errors import DoesNotFit
-from redline.hardware import Ceilings, Machine, ceilings, detect, identify
+from redline.hardware import Ceilings, Machine, ceilings, identify
+from redline.hardware.detect import detect
 from redline.hardware.power import PowerMeter, power_source
 from redline.kernels import compiled
 from redline.kernels.probes import measure
@@ -48,10 +49,10 @@ from redline.models.registry import Model
 from redline.models.registry import build as build_model
 from redline.plan.corrections import Keeper, Subject
 from redline.plan.footprint import ROUNDING_BYTES
-from redline.plan.memory import MemoryPlan
+from redline.plan.memory import CUDA_CONTEXT_BYTES, MemoryPlan
 from redline.plan.meter import Meter
 from redline.plan.promise import promiser
-from redline.plan.resolve import CUDA_CONTEXT_BYTES, DTYPE_BYTES, Resolved, resolve
+from redline.plan.resolve import DTYPE_BYTES, Resolved, resolve
 from redline.plan.workspace import prompt_tokens
 from redline.shapes import ModelShape
 

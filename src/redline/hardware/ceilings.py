@@ -20,12 +20,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from redline import env
 from redline.errors import ConfigError, InternalError
-from redline.hardware.machine import Cpu, Gpu, Machine
 from redline.hardware.specs import Chip, chip
+
+if TYPE_CHECKING:
+    from redline.hardware.machine import Cpu, Gpu, Machine
 
 _FORMAT = 1  # raised when an old file's figures must not be believed any more
 OVER_DATA_SHEET = 1.15  # a faster sample than this was served by a cache, or the clock was wrong

@@ -13,7 +13,6 @@ from redline.plan.predict import Estimate, Load, Step, short
 from redline.plan.proof import describe
 from redline.plan.roofline import weight_count
 from redline.plan.search import Answer, Candidate
-from redline.plan.trade_off import told
 from redline.shapes import ModelShape
 
 Document = dict[str, Any]
@@ -50,7 +49,7 @@ def document(
         "swap_ms": _estimate(shown.predictor.swap_s(shown.footprint.weights_bytes), MILLI) if shown else None,
         "corrections": _corrections(shown) if shown else None,
         "joules_reason": no_power(shown.predictor.place) if shown else None,
-        "power_cap": None if power_cap is None else told(shown, answer.place, goal, power_cap),
+        "power_cap": None if power_cap is None else _power_cap(answer, goal, power_cap),
         "doubts": [{"reason": reason, "share": short(share)} for reason, share in shown.predictor.doubts] if shown else [],
         "proof": list(answer.proof),
         "ways": list(answer.ways),
@@ -164,6 +163,12 @@ def _corrections(shown: Candidate) -> Document | None:
     """What the forecasts were corrected by; None: nothing was measured here, or it does not count."""
     learned = shown.predictor.corrections
     return None if learned is None else learned.as_dict()
+
+
+def _power_cap(answer: Answer, goal: Goal, asked: float | str) -> Document:
+    from redline.plan.trade_off import told  # what others measured under caps is read where somebody asks
+
+    return told(answer.shown, answer.place, goal, asked)
 
 
 def _estimate(value: Estimate | None, scale: float = 1.0) -> Document | None:

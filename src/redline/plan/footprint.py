@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from redline.plan.memory import MEBI, Limits, needed_workspace
+from redline.plan.memory import CPU_PROCESS_BYTES, CUDA_CONTEXT_BYTES, MEBI, Limits, needed_workspace
 from redline.plan.place import Place
 from redline.plan.precision import KvFormat, WeightFormat
-from redline.plan.resolve import CPU_PROCESS_BYTES, CUDA_CONTEXT_BYTES
 from redline.plan.roofline import NORM_BYTES, weight_parts
 from redline.plan.split import Layout, rank_shape
 from redline.shapes import ModelShape

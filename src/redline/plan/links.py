@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redline.hardware.ceilings import identify
-from redline.hardware.machine import Machine
-from redline.hardware.survey import Survey, identify_group, load
+
+if TYPE_CHECKING:
+    from redline.hardware.machine import Machine
+    from redline.hardware.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Links:
 
 def links_of(machine: Machine, device: str) -> Links | None:
     """What `redline doctor --measure` found for `device`."""
+    from redline.hardware.survey import identify_group, load  # of a machine that is here: plans for others ask nobody
+
     if machine.gpu(device) is None:
         return None
     group = load(identify_group(machine)) if len(machine.gpus) > 1 else None

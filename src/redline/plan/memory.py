@@ -13,6 +13,8 @@ from redline.plan.workspace import Workspace, workspace
 from redline.shapes import ModelShape
 
 KIBI, MEBI, GIBI = 1 << 10, 1 << 20, 1 << 30
+CPU_PROCESS_BYTES = 512 * MEBI  # interpreter, libraries and the server process
+CUDA_CONTEXT_BYTES = 530 * MEBI  # an H200's, with 132 multiprocessors; there when free memory is read, not in the plan
 
 
 @dataclass(frozen=True)

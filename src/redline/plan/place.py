@@ -11,14 +11,17 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redline.errors import ConfigError
 from redline.hardware.ceilings import Ceilings, from_table
-from redline.hardware.machine import Machine
 from redline.hardware.specs import CHIPS, Chip, architecture, chip, named
-from redline.plan.corrections import Shelf
 from redline.plan.efficiency import Efficiency, curves
 from redline.plan.links import Links
+
+if TYPE_CHECKING:
+    from redline.hardware.machine import Machine
+    from redline.plan.corrections import Shelf
 
 # Shares of its data sheet that an H200 reached: read 4.59 of 4.8 TB/s, bfloat16 766 of 989.5 TFLOP/s, fp8 1453 of 1979,
 # float32 51.2 of 67, int8 824 of 1979 (bench/results/2026-11-21.jsonl; torch's scaled_mm and _int_mm there). Others are taken to

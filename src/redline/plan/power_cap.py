@@ -125,6 +125,9 @@ def least_w(place: Place) -> tuple[float, str]:
     return backed, f"no card was measured below {LEAST_SHARE:g} of its limit, so no forecast has a ground there{known}"
 
 
+CURVE = "curve"  # the caps from the lowest that is planned to the limit: `trade_off.py`
+
+
 def read(text: str) -> float:
     """The watts of `--power-cap 450` or `450W`. Raises ConfigError."""
     try:

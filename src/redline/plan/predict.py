@@ -13,9 +13,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redline.hardware.ceilings import Ceilings
-from redline.plan.contract import Doing
 from redline.plan.efficiency import at
 from redline.plan.links import Links
 from redline.plan.place import Place
@@ -24,6 +24,9 @@ from redline.plan.precision import HALF, KvFormat, WeightFormat
 from redline.plan.roofline import Stage, StepWork, cost, weight_parts
 from redline.plan.split import ALL_REDUCE_S, Layout, collective_bytes, latency_s, rank_shape, stage_bytes
 from redline.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from redline.plan.contract import Doing
 
 _ATTENTION = frozenset(("attention", "attention_sliding"))
 _SIDE = frozenset(("kv_write", "embedding", "norms"))  # in `layer_s`, as small kernels, or part of another stage's kernel

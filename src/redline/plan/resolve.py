@@ -16,7 +16,19 @@ from redline.errors import ConfigError, DoesNotFit
 from redline.hardware.machine import Gpu, Machine
 from redline.hardware.specs import architecture
 from redline.plan import determinism
-from redline.plan.memory import GIBI, MEBI, Budget, Limits, MemoryPlan, longest_context, page_bytes, pages_for, plan_memory, size
+from redline.plan.memory import (
+    CPU_PROCESS_BYTES,
+    CUDA_CONTEXT_BYTES,
+    GIBI,
+    Budget,
+    Limits,
+    MemoryPlan,
+    longest_context,
+    page_bytes,
+    pages_for,
+    plan_memory,
+    size,
+)
 from redline.shapes import ModelShape
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -25,8 +37,6 @@ _BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # as /proc/cpuinfo spells the
 _BEYOND_FLOAT16 = ("gemma3",)  # families whose activations pass 65504, the largest float16
 _CPU_KV_BYTES = 4 * GIBI
 _CPU_KV_SHARE = 0.25  # of the memory available: other programs live here too
-CPU_PROCESS_BYTES = 512 * MEBI  # interpreter, libraries and the server process
-CUDA_CONTEXT_BYTES = 530 * MEBI  # an H200's, with 132 multiprocessors; there when free memory is read, not in the plan
 _LARGE_CARD = 32 * GIBI
 _SHORTEST_CONTEXT = 256  # a context reduced below this would be of no use to anybody
 

@@ -17,7 +17,6 @@ from redline.plan.power_points import summary
 from redline.plan.predict import Estimate, Predictor, short
 from redline.plan.search import Candidate
 
-CURVE = "curve"
 _STEPS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 _MOST_POINTS = 10
 

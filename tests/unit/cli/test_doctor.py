@@ -14,8 +14,9 @@ from fake_nvml import GIB, Card, FakeNvml
 from redline import env
 from redline.cli import doctor, doctor_survey
 from redline.errors import ConfigError, InternalError
-from redline.hardware import ceilings, detect, survey
+from redline.hardware import ceilings, survey
 from redline.hardware.ceilings import Probes
+from redline.hardware.detect import detect
 from redline.hardware.machine import Cpu, Machine, MigSlice, TorchBuild
 from redline.hardware.nvml import NoDriver
 from redline.hardware.survey import Probe, Samples

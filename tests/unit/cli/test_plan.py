@@ -16,7 +16,8 @@ from model_files import llama_gguf
 from redline import env, shapes
 from redline.cli import plan
 from redline.cli.main import main
-from redline.hardware import Probes, ceilings, detect
+from redline.hardware import Probes, ceilings
+from redline.hardware.detect import detect
 from redline.plan.corrections import Keeper, Subject
 from redline.plan.meter import Meter
 from redline.plan.promise import promiser

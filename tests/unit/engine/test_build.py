@@ -11,7 +11,8 @@ from redline import log
 from redline.config import EngineConfig
 from redline.engine.build import build, usable
 from redline.errors import ConfigError
-from redline.hardware import Cpu, Gpu, Machine, Probes, ceilings, detect
+from redline.hardware import Cpu, Gpu, Machine, Probes, ceilings
+from redline.hardware.detect import detect
 from redline.plan.contract import FEW
 from redline.plan.resolve import choose_device, resolve
 from redline.shapes import known

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fake_nvml import GIB, Card, FakeNvml
-from redline.hardware import detect
+from redline.hardware.detect import detect
 from redline.hardware.machine import Driver
 from redline.hardware.nvml import NoDriver, Nvml
 

@@ -6,10 +6,9 @@ import pytest
 
 from redline.errors import ConfigError
 from redline.plan.footprint import PAGE, footprint
-from redline.plan.memory import Limits, needed_workspace, page_bytes, weights_bytes
+from redline.plan.memory import CUDA_CONTEXT_BYTES, Limits, needed_workspace, page_bytes, weights_bytes
 from redline.plan.place import on_chips
 from redline.plan.precision import KV, WEIGHTS, kv_format, weight_format
-from redline.plan.resolve import CUDA_CONTEXT_BYTES
 from redline.plan.roofline import weight_count, weight_parts
 from redline.plan.split import Layout, layouts, rank_shape
 from redline.shapes import known

@@ -9,14 +9,14 @@ PROGRAM = """
 import sys
 for name in ("torch", "triton", "numpy"):
     sys.modules[name] = None  # an import of it raises
-from redline import hardware
 from redline.config import EngineConfig
+from redline.hardware.detect import detect
 from redline.hardware.doctor import examine
 from redline.plan.resolve import resolve
 from redline.plan.roofline import StepWork, cost
 from redline.shapes import known
 
-machine = hardware.detect(visible="")  # without GPUs, wherever this runs
+machine = detect(visible="")  # without GPUs, wherever this runs
 resolved = resolve(EngineConfig(), known("tiny-llama"), machine, stored_dtype="bf16", free_bytes=8 << 30)
 cost(known("llama-3.1-70b"), 2, 2, StepWork.of([(0, 1)], logit_rows=1))
 assert examine(machine, {}).as_dict()
