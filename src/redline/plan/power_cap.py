@@ -28,6 +28,7 @@ CLOCKED = 0.8
 SHARPNESS = 4
 LEAST_CLOCK = 0.15  # of the highest: cards go no lower while they work
 LEAST_SHARE = 0.4  # of the limit: nothing that was measured lies below
+CURVE = "curve"  # in place of watts, the caps from the lowest that is planned to the limit: `trade_off.py`
 
 # Shares of the limit, and the bar either way of the time under such a cap. Of the published points nine of ten lie within; the
 # numbers were fitted to them, so bars are twice what was found where points are few.
@@ -123,9 +124,6 @@ def least_w(place: Place) -> tuple[float, str]:
         return own, f"{place.chip} takes no lower limit"
     known = "" if own is None else f" ({place.chip} itself goes down to {own:g} W)"
     return backed, f"no card was measured below {LEAST_SHARE:g} of its limit, so no forecast has a ground there{known}"
-
-
-CURVE = "curve"  # the caps from the lowest that is planned to the limit: `trade_off.py`
 
 
 def read(text: str) -> float:
