@@ -65,9 +65,11 @@ def _from_environment(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _asks_for_key(server: ServerConfig) -> bool:
-    from redline.server import keys  # behind the start of the engine, where nothing asks before
+    if server.api_key is not None:
+        return True
+    from redline.server import keys  # which brings the web server with it, for which the engine's start need not wait
 
-    return server.api_key is not None or keys.any_in(server.state_dir or env.data_dir())
+    return keys.any_in(server.state_dir or env.data_dir())
 
 
 def ready_block(url: str, info: EngineInfo, *, with_key: bool) -> str:

@@ -71,8 +71,10 @@ class KVCache:
 
 
 def _zeroes(nbytes: int) -> torch.Tensor:
-    """Bytes [nbytes] of the host that take memory as they are written, in the system's usual pages: a step's first token of a layer
-    would have numpy's clear 2 MiB. Raises MemoryError."""
+    """Bytes [nbytes] of the host, uint8, that take memory as they are written. Raises MemoryError.
+
+    Not numpy's, which asks for pages of 2 MiB: of each layer one is cleared for the first token.
+    """
     try:
         return torch.frombuffer(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
     except OSError as error:

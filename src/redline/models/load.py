@@ -91,7 +91,7 @@ def _streamed(matched: list[tuple[Slot, Packed]], device: torch.device, came: Ca
 
 
 def _decode_side_by_side(matched: Iterable[tuple[Slot, Packed]], seed: int, came: Callable[[int], None]) -> None:
-    """Fill what lies in the memory of the host, a tensor a thread. Threads of torch's own for each piece would wait for each other."""
+    """Fill weights in the memory of the host, a tensor a thread; torch's own threads would wait for each other in every piece."""
     num_threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(num_threads, "redline-load", torch.set_num_threads, (1,)) as lanes:

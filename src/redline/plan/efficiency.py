@@ -33,9 +33,9 @@ class Efficiency:
     `linear` by rows of the step; `layer_s` seconds per layer, by rows; `decode_attention` and `prompt_attention` by head size,
     shares of the stage's roofline time; `logit_passes` how often float32 logits cross memory; `prompt_s` seconds once per
     step with prompt tokens, `step_s` once per step. `num_points` steps made the curves; of steps left out of a fit nine of ten
-    lie off by at most `error`, as a share. `burst`, by rows, is what a step takes before which the machine was idle, over one of many
-    like it: a card that was idle computes at its highest clock for some 0.1 s whatever power that takes. `watts` by rows is what a step takes at the highest clock, as a share of the power
-    limit: above 1 the limit holds the clock down. None: not measured.
+    lie off by at most `error`, as a share. `watts` by rows is what a step takes at the highest clock, as a share of the power
+    limit: above 1 the limit holds the clock down. None: not measured. `burst` by rows is what a step takes on a machine that was
+    idle, over one of many like it in a row, for which the limit leaves less.
     """
 
     name: str
@@ -83,7 +83,7 @@ HOPPER = Efficiency(
     watts=((1, 0.96), (8, 0.87), (32, 1.09), (64, 1.21), (128, 1.58)),
     burst=((64, 0.985), (128, 0.963), (256, 0.835), (512, 0.98), (4096, 0.947)),
 )
-"""Curves of an H200 (`bench/prediction.py fit`): nine of ten of its points lie within 6.5 % of them, of those left out of a fit within 9.4 %;
+"""Curves of an H200 (`bench/prediction.py fit`): nine of ten of its points lie within 6.5 % of them, of those left out of the fit before `burst` 9.4 %;
 `error` is more, for cards differ by up to 8 % where their power is the limit. `burst` and the last of `linear` are of all prompts of
 bench/results/2026-11-22.jsonl and -23.jsonl too. How they did on points of other sizes: docs/forecasts.md."""
 

@@ -329,12 +329,12 @@ class Predictor:
     def first_token(self, prompt: int, prompts: int = 1) -> Estimate:
         """Seconds to the first token of `prompts` prompts that arrive together at an idle engine.
 
-        The first step is a burst. What was learned has that in it, and a power limit that is in force leaves no room for any.
+        The first step is a burst; under a power cap by as much, where none was measured. What was learned here has bursts in it.
         """
         steps = self.prefill(prompts, prompt)
-        if self.corrections is None and not self._held:
-            factor = at(self.place.efficiency.burst, steps[0].tokens)
-            steps[0] = steps[0].corrected(steps[0].seconds.value * factor, self.error)
+        if self.corrections is None:
+            first = steps[0].seconds
+            steps[0] = steps[0].corrected(first.value * at(self.place.efficiency.burst, steps[0].tokens), first.error)
         return _sum([step.seconds for step in steps])
 
     def steady(self, load: Load) -> Steady:

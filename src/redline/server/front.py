@@ -32,7 +32,7 @@ from redline.server.protocol import MAX_HEADER_BYTES, limited, raise_file_limit
 if TYPE_CHECKING:
     from redline.server.text import Text
 
-LAST_WORDS_S = 5  # for open answers to be ended with an error
+LAST_WORDS_S = 5  # once it was stopped, for open answers to be ended with an error
 KEEP_ALIVE_S = 75  # longer than the usual client keeps a connection it means to use again
 GC_THRESHOLD = 20_000  # new objects before it looks; hundreds of streams have thousands that live for a moment
 
@@ -63,6 +63,7 @@ class Front:
             await self._http.serve([listening])
 
     def stop(self) -> None:
+        """Take no more connections, and let `serve` return; returns at once."""
         self._http.should_exit = True
 
     def tell(self, url: str, info: EngineInfo | None) -> None:

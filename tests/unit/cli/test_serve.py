@@ -6,6 +6,7 @@ import signal
 import sys
 import types
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -75,6 +76,12 @@ def test_one_ready_block_with_a_line_to_paste(server):
     [(engine, config)] = server.calls
     assert (engine.model.model, engine.model.max_model_len) == ("tiny", 4096)
     assert config == ServerConfig(port=0, state_dir=str(env.data_dir()))
+
+
+def test_an_expectation_that_steps_contradict_says_how_far_they_differ():
+    predicted = INFO.predicted | {"bar_ratio": 16.6}
+    block = serve.ready_block("http://h", msgspec.structs.replace(INFO, predicted=predicted), with_key=False)
+    assert "62 tokens/s expected for one request (though steps here differed 18-fold), at most 80" in block
 
 
 def test_the_key_of_the_environment_yields_to_the_option_and_is_never_printed(server, monkeypatch):
