@@ -78,7 +78,7 @@ def form_for(kind: int, outputs: int, inputs: int, rows: int, processors: int) -
     """As measured on an H200 inside chains of layers (docs/log.md): deep tiles, as many on their way as fit."""
     padded = next(size for size in PADDED_ROWS if size >= rows)
     if kind in (STORE_FLOAT, CHOOSE):
-        blocks, cluster = 2 if padded >= 128 else 1, 1
+        blocks, cluster = 3 if padded >= 128 else 1, 1
     else:
         blocks, cluster = _cut(kind, outputs, inputs, padded, processors)
     deepest = 4 if padded <= 32 and cluster < 3 else 2 if padded <= 128 and blocks == 1 else 1

@@ -184,18 +184,21 @@ class Chain:
         tokens = len(batch.tokens_T)
         if tokens > skinny.FEW_ROWS and not self._pays(tokens):
             return self._streamed(batch, cache)
+        gained = self._layers(self._embedded(batch), attend, batch.rows_R)
+        return (gained.gained_TK * gained.root_T1).to(gained.gained_TK.dtype)
+
+    def _embedded(self, batch: Batch) -> Begun:
         from redline.kernels import begin_cuda
 
         embed, norm = self._decoder.embed, self._norms[0]
-        begun = begin_cuda.Begun.empty(tokens, self._decoder.shape.hidden_size, norm.eps, embed.weight_VD.device)
+        begun = begin_cuda.Begun.empty(len(batch.tokens_T), self._decoder.shape.hidden_size, norm.eps, embed.weight_VD.device)
         begin_cuda.embed(batch.tokens_T, embed.weight_VD, embed.scale, norm.weight_D, begun)
-        gained = self._layers(begun, attend, batch.rows_R)
-        return (gained.gained_TK * gained.root_T1).to(gained.gained_TK.dtype)
+        return begun
 
     def _streamed(self, batch: Batch, cache: KVCache) -> Tensor:
         """As `Decoder.forward`: projections to the stream by cuBLAS, in place."""
         dtype, rows_R = self._decoder.embed.weight_VD.dtype, batch.rows_R
-        stream_TD = self._decoder.embed(batch.tokens_T).float()
+        stream_TD = self._embedded(batch).stream_TD
         for layer, block in enumerate(self._blocks):
             attention, mlp = block.attention, block.feed_forward
             assert isinstance(mlp, Mlp)

@@ -2,7 +2,8 @@
 //
 // A tile is 128 rows of X by COLS rows of W: two warpgroups multiply 64 rows each, X on the left, and a warp copies 64 inputs of both into one of STAGES
 // stages at a time. Blocks of a cluster take tiles of the same outputs and each fetches a part of the weights for all of them, so that the level-2 cache
-// is read less. Blocks stay and take one tile after another; tiles that run at the same time are near each other in rows and in outputs.
+// is read less. Blocks stay and take one tile after another: all outputs of a strip of rows, as many as the level-2 cache holds while weights pass
+// through it, then the next strip. At a card's power limit time is energy, of which each byte from memory takes its part.
 //
 // Weights lie in shared memory in an order of their own, which the map of the copy brings about: of 16 outputs, column 8 h + 2 q + e of the product is
 // output 4 q + 2 h + e. So the four numbers that thread q of four holds of a row belong to neighbours, and are stored at once.
@@ -20,7 +21,8 @@
 #define HALF_BYTES (COLS * 64)
 #define STAGE_BYTES (ROWS * 128 + 2 * HALF_BYTES)
 #define TILE_OUTPUTS (KIND == 1 ? COLS / 2 : COLS)
-#define STRIP 8                    // tiles side by side before the next rows come
+#define STRIP_BYTES (24 << 20)     // of X: what stays in the level-2 cache of an H200 beside what passes through it
+#define PASSING (24u << 20)        // results, from which on nothing of them is in that cache when they are read
 #define PER_CLUSTER (2 / CLUSTER)  // halves of a tile of weights that a block fetches
 
 struct Arguments {
@@ -45,6 +47,7 @@ struct Arguments {
 
 struct Work {
     u32 first, stride, tiles, steps, row_tiles, column_tiles, last_row;
+    u32 strip;  // tiles of rows in a strip, at the most
 };
 
 // The last tile of all rows begins where it is whole: copies slow down many times where they reach past the end of a matrix. Of its rows those
@@ -52,6 +55,7 @@ struct Work {
 struct Tile {
     u32 row, first_row, output;
     u32 column;  // the place among the tiles of a row
+    bool leaves;  // its rows of X are read for the last time, and should not keep others' data from the level-2 cache
 };
 
 __device__ __forceinline__ Work own_work(const Arguments& a) {
@@ -64,15 +68,18 @@ __device__ __forceinline__ Work own_work(const Arguments& a) {
     work.tiles = all > work.first ? (all - work.first - 1) / work.stride + 1 : 0;
     work.steps = (a.inputs + 63) / 64;
     work.last_row = a.rows - ROWS;
+    const u32 most = max(1, STRIP_BYTES / (ROWS * CLUSTER * 2 * a.inputs)), strips = (work.row_tiles + most - 1) / most;
+    work.strip = (work.row_tiles + strips - 1) / strips;
     return work;
 }
 
 __device__ __forceinline__ Tile tile_of(const Work& work, u32 done) {
-    const u32 index = work.first + done * work.stride, strip = index / (STRIP * work.row_tiles), within = index % (STRIP * work.row_tiles);
-    const u32 left = work.column_tiles - strip * STRIP, width = left < STRIP ? left : STRIP;
+    const u32 index = work.first + done * work.stride, whole = work.strip * work.column_tiles, first = index / whole * work.strip;
+    const u32 within = index % whole, height = min(work.strip, work.row_tiles - first);
     Tile tile;
-    tile.column = strip * STRIP + within % width;
-    tile.row = (within / width * CLUSTER + (CLUSTER > 1 ? cluster_rank() : 0)) * ROWS;
+    tile.column = within / height;
+    tile.leaves = work.strip < work.row_tiles && within + work.stride >= height * work.column_tiles;
+    tile.row = ((first + within % height) * CLUSTER + (CLUSTER > 1 ? cluster_rank() : 0)) * ROWS;
     tile.first_row = tile.row, tile.row = min(tile.row, work.last_row);
     tile.output = tile.column * TILE_OUTPUTS;
     return tile;
@@ -114,7 +121,7 @@ struct Requests {
         }
     }
     __device__ __forceinline__ void inputs(u32 stage) {
-        copy_box(stages + stage * STAGE_BYTES, input, 64 * step, tile.row, full + 8 * stage, input_policy);
+        copy_box(stages + stage * STAGE_BYTES, input, 64 * step, tile.row, full + 8 * stage, tile.leaves ? weight_policy : input_policy);
     }
     __device__ __forceinline__ void begin() { done = step = 0, tile = tile_of(work, 0); }
     __device__ __forceinline__ void next() {
@@ -190,7 +197,12 @@ __device__ __forceinline__ float4 four(const float (&sums)[SUMS], int m, int hal
 
 __device__ __forceinline__ float4 times(float4 v, float by) { return make_float4(v.x * by, v.y * by, v.z * by, v.w * by); }
 
-__device__ __forceinline__ void store(u16* at, float4 v) { *(uint2*)at = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)); }
+__device__ __forceinline__ uint2 packed(float4 v) { return make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)); }
+
+__device__ __forceinline__ void store(u16* at, float4 v) { *(uint2*)at = packed(v); }
+
+// What is not read soon, or is too much to be there when it is: it leaves the level-2 cache to others.
+__device__ __forceinline__ void store_away(u16* at, float4 v) { __stcs((uint2*)at, packed(v)); }
 
 __device__ __forceinline__ float4 add_bias(const Arguments& a, u32 output, float4 v) {
     const uint2 bias = *(const uint2*)(a.bias + output);
@@ -199,6 +211,7 @@ __device__ __forceinline__ float4 add_bias(const Arguments& a, u32 output, float
 
 __device__ __forceinline__ void finish(const Arguments& a, const Tile& tile, const float (&sums)[SUMS], const float (&roots)[2]) {
     const u32 lane = threadIdx.x % 32, row = tile.row + threadIdx.x / 32 * 16 + lane / 4, output = tile.output + 4 * (lane % 4);
+    const bool passes = (u64)a.rows * a.outputs >= PASSING;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         if (row + 8 * half < tile.first_row) continue;
@@ -215,7 +228,10 @@ __device__ __forceinline__ void finish(const Arguments& a, const Tile& tile, con
                 activate(v.x, v.y, up.x, up.y);
                 activate(v.z, v.w, up.z, up.w);
             }
-            store(a.output + at + 16 * m, v);
+            if (passes)
+                store_away(a.output + at + 16 * m, v);
+            else
+                store(a.output + at + 16 * m, v);
         }
     }
 }
@@ -278,7 +294,10 @@ __device__ __forceinline__ void finish_heads(const Arguments& a, const Tile& til
 #pragma unroll
             for (int m = 0; m < 2 * PAIRS; ++m) {
                 if (plain) store(plain + column + 16 * m, v[m]);
-                if (cached) store(cached + column + 16 * m, v[m]);
+                if (cached && plain)
+                    store_away(cached + column + 16 * m, v[m]);
+                else if (cached)
+                    store(cached + column + 16 * m, v[m]);
             }
         }
     }
@@ -406,8 +425,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (SCALED && threadIdx.x >= CONSUMERS + 128 - ROOTERS) find_roots(a, work, roots, threadIdx.x - (CONSUMERS + 128 - ROOTERS));
         if (threadIdx.x == CONSUMERS) {
-            const u64 often = policy_evict_last(), weight_policy = work.row_tiles == 1 ? policy_evict_first() : often;
-            produce({weight, input, a, work, stages, full, weight_policy, often, {}, 0, 0}, empty);
+            produce({weight, input, a, work, stages, full, policy_evict_first(), policy_evict_last(), {}, 0, 0}, empty);
         }
     }
     __syncwarp();
