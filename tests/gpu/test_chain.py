@@ -109,6 +109,19 @@ def test_common_prefixes(heads: int, kv_heads: int, size: int, rows: int, hopper
     assert torch.equal(got[live], again[live])
 
 
+@pytest.mark.parametrize("rows", [1100, 2900])
+def test_many_rows_in_strips(rows: int, hopper: torch.device) -> None:
+    """More inputs than the level-2 cache is to hold at once: strips of rows, the last one lower or not, leave out none and take none twice."""
+    from redline.kernels import product_cuda
+
+    torch.manual_seed(rows)
+    x_TK = torch.randn(rows, 12288, device=hopper).bfloat16()
+    weight_2FK = (torch.randn(2 * 528, 12288, device=hopper) / 12288**0.5).bfloat16()
+    gate_TF, up_TF = (x_TK.double() @ weight_2FK.double().T).float().chunk(2, -1)
+    got_TF = product_cuda.gated_linear(x_TK, weight_2FK)
+    check("gated", torch.nn.functional.silu(gate_TF) * up_TF, got_TF, gated_linear.SPEC.tolerance, "bf16")
+
+
 @pytest.mark.parametrize("broken", ["one_row_cuda", "many_rows_cuda", "decode_attention_cuda", "batch_attention_cuda"])
 def test_what_gives_wrong_results_is_not_used(broken: str, hopper: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel is tried when a model is first used; the model then runs on portable ones and says so once."""
