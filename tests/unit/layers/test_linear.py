@@ -77,6 +77,27 @@ def test_products_meet_the_tolerance_whatever_library_makes_them(rows: int, dtyp
     assert torch._C._get_mkldnn_enabled() is before
 
 
+@pytest.mark.parametrize(
+    ("rows", "outputs", "threads", "parts"),
+    [(1, 12, 2, 2), (3, 12, 4, 4), (4, 12, 8, 4), (0, 6, 3, 3), (5, 12, 2, 0), (2, 7, 2, 0)],
+)
+def test_few_rows_of_float32_have_each_output_once_however_many_threads(
+    rows: int, outputs: int, threads: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs that the threads cannot share evenly, and more rows, take the other way."""
+    taken: list[int] = []
+    by_threads = layers_linear._by_threads
+    monkeypatch.setattr(layers_linear, "_leaves_few_rows_to_mkl", lambda: True)
+    monkeypatch.setattr(layers_linear, "_by_threads", lambda *args: taken.append(args[-1]) or by_threads(*args))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x, weight, bias = torch.randn(rows, 5), torch.randn(outputs, 5), torch.randn(outputs)
+    for added in (None, bias):
+        got = linear(x, weight, added)
+        assert got.is_contiguous() and got.shape == (rows, outputs)
+        torch.testing.assert_close(got, x @ weight.T + (0 if added is None else added))
+    assert taken == ([parts, parts] if parts else [])
+
+
 def test_a_torch_without_onednn_is_told_once_and_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(log, "FALLBACKS", Counter())
