@@ -188,6 +188,7 @@ class Chain:
         return (gained.gained_TK * gained.root_T1).to(gained.gained_TK.dtype)
 
     def _embedded(self, batch: Batch) -> Begun:
+        """The embedded tokens as stream and as the first layer's input."""
         from redline.kernels import begin_cuda
 
         embed, norm = self._decoder.embed, self._norms[0]
@@ -239,13 +240,12 @@ class Chain:
         """What the head reads."""
         from redline.kernels import begin_cuda
 
-        norm, embed, tokens_T, order = self._norms[0], self._decoder.embed, batch.tokens_T, None
+        if batch.deal is not None:
+            return self._layers(self._embedded(batch), _Attend(batch, cache, None))
+        norm, embed, tokens_T = self._norms[0], self._decoder.embed, batch.tokens_T
         begun = begin_cuda.Begun.empty(len(tokens_T), self._decoder.shape.hidden_size, norm.eps, tokens_T.device)
         embedding = (tokens_T, embed.weight_VD, embed.scale, norm.weight_D)
-        if batch.deal is not None:
-            begin_cuda.embed(*embedding, begun)
-        else:
-            order = begin_cuda.begin(*embedding, batch.ragged.context_B, self._decoder.shape.num_kv_heads, begun)
+        order = begin_cuda.begin(*embedding, batch.ragged.context_B, self._decoder.shape.num_kv_heads, begun)
         return self._layers(begun, _Attend(batch, cache, order))
 
     def _layers(self, begun: Begun, attend: Attend, rows_R: Tensor | None = None) -> skinny.Gained:

@@ -69,9 +69,9 @@ def _leaves_few_rows_to_mkl() -> bool:
 
 def _by_threads(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, parts: int) -> Tensor:
     """As a batch of `parts` products with as many of the outputs each: a single one of few rows MKL leaves to one thread."""
-    inputs, (rows, outputs) = x_TK.t().expand(parts, -1, -1), (len(x_TK), len(weight_NK))
-    product_NT = torch.bmm(weight_NK.view(parts, outputs // parts, -1), inputs).view(outputs, rows)
-    product_TN = product_NT.view(rows, outputs) if rows == 1 else product_NT.t().contiguous()
+    (rows, inputs), outputs = x_TK.shape, len(weight_NK)
+    parts_PNK, x_PKT = weight_NK.view(parts, outputs // parts, inputs), x_TK.t().expand(parts, inputs, rows)
+    product_TN = torch.bmm(parts_PNK, x_PKT).view(outputs, rows).t().contiguous()
     return product_TN if bias_N is None else product_TN.add_(bias_N)
 
 

@@ -106,7 +106,7 @@ struct Requests {
     const Arguments& a;
     const Work& work;
     u32 stages, full;
-    u64 weight_policy, input_policy;
+    u64 passing, staying;  // policies of the level-2 cache
     Tile tile;
     u32 done, step;
 
@@ -117,11 +117,11 @@ struct Requests {
         for (int i = 0; i < PER_CLUSTER; ++i) {
             const u32 half = rank * PER_CLUSTER + i;
             const u32 first = tile.output + half * (KIND == 1 ? (u32)a.outputs : COLS / 2);
-            copy_half(target + half * HALF_BYTES, weight, 64 * step, first / 16, barrier, weight_policy);
+            copy_half(target + half * HALF_BYTES, weight, 64 * step, first / 16, barrier, passing);
         }
     }
     __device__ __forceinline__ void inputs(u32 stage) {
-        copy_box(stages + stage * STAGE_BYTES, input, 64 * step, tile.row, full + 8 * stage, tile.leaves ? weight_policy : input_policy);
+        copy_box(stages + stage * STAGE_BYTES, input, 64 * step, tile.row, full + 8 * stage, tile.leaves ? passing : staying);
     }
     __device__ __forceinline__ void begin() { done = step = 0, tile = tile_of(work, 0); }
     __device__ __forceinline__ void next() {
