@@ -100,7 +100,14 @@ def measure(
     model: str, engine: Mapping[str, Any], asked: Sequence[Case], voice: Voice, *, repeats: int, trace: bool, rates: Rates
 ) -> report.Document:
     """Measure every case `repeats` times, in turns. `trace`: then watch the kernels of a step, where the device can be watched."""
-    with Bench(model, engine, voice, rows=max(case.batch for case in asked), rates=rates) as bench:
+    with Bench(
+        model,
+        engine,
+        voice,
+        rows=max(case.batch for case in asked),
+        longest=max(case.prompt + case.output for case in asked),
+        rates=rates,
+    ) as bench:
         bench.prepare()
         for case in asked:  # whatever is compiled, captured or allocated for a size happens here
             voice.hint(f"batch {case.batch}: warming up")

@@ -46,7 +46,9 @@ def measure(
     rates: Rates,
 ) -> report.Document:
     """Time each of `sizes` = (prompts together, tokens of each) `repeats` times; those of one prompt in turns, then the others."""
-    with Bench(model, engine, voice, rows=max(batch for batch, _ in sizes), rates=rates) as bench:
+    with Bench(
+        model, engine, voice, rows=max(batch for batch, _ in sizes), longest=max(prompt for _, prompt in sizes) + 1, rates=rates
+    ) as bench:
         bench.prepare()
         runs: dict[tuple[int, int], list[Run]] = {size: [] for size in sizes}
         for together in ([size for size in sizes if size[0] == 1], [size for size in sizes if size[0] > 1]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from redline.bench import decode, harness, kernel_trace, prefill, throughput
 from redline.bench.report import Rates, Voice
 from redline.cli import main as cli
-from redline.errors import InvalidRequest
+from redline.errors import ContextTooLong, InvalidRequest
 from redline.plan.meter import Totals
 
 MODEL = "random:tiny-llama"
@@ -61,7 +62,7 @@ def test_joules_are_those_of_all_rounds_or_none_where_they_were_too_short(step_s
 
 
 def test_the_engine_saw_as_many_steady_steps_as_the_difference_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    with harness.Bench(MODEL, ENGINE, _silent(), rows=2, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE, _silent(), rows=2, longest=64, rates=RATES) as bench:
         case = decode.Case(2, 8, 32)
         few, many = bench.run(2, 8, case.few), bench.run(2, 8, case.output)
         steady = harness.minus(many.decode, few.decode)
@@ -70,10 +71,31 @@ def test_the_engine_saw_as_many_steady_steps_as_the_difference_has(monkeypatch: 
 
 
 def test_a_batch_larger_than_the_default_is_made_room_for() -> None:
-    with harness.Bench(MODEL, ENGINE, _silent(), rows=40, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE, _silent(), rows=40, longest=64, rates=RATES) as bench:
         assert bench.llm.info.max_num_seqs == 40
-    with harness.Bench(MODEL, ENGINE | {"max_num_seqs": 4}, _silent(), rows=40, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE | {"max_num_seqs": 4}, _silent(), rows=40, longest=64, rates=RATES) as bench:
         assert bench.llm.info.max_num_seqs == 4
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda: prefill.measure(MODEL, ENGINE, [(1, 8), (2, 256)], _silent(), repeats=1, rates=RATES),
+        lambda: decode.measure(MODEL, ENGINE, decode.cases("1@8,2@200", 8, 57), _silent(), repeats=1, trace=False, rates=RATES),
+        lambda: throughput.measure(MODEL, ENGINE, (2, 200, 57), _silent(), repeats=1, rates=RATES),
+        lambda: prefill.measure(MODEL, {"device": "cpu"}, [(1, 1 << 20)], _silent(), repeats=1, rates=RATES),
+    ],
+    ids=["prefill", "decode", "throughput", "the model's own context"],
+)
+def test_what_exceeds_the_context_is_told_before_a_model_is_loaded(
+    measure: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(harness, "LLM", load)
+    with pytest.raises(ContextTooLong, match="but the context is"):
+        measure()
 
 
 @pytest.mark.parametrize("batch", ["", "0", "a", "1@", "8@x", "1,,2"])
@@ -168,7 +190,7 @@ def test_watched_kernels_say_where_a_step_went(monkeypatch: pytest.MonkeyPatch) 
         return {"gemv": (2 * output, 100.0 * output), "decode_attention": (2 * output, 20.0 * output)}
 
     monkeypatch.setattr(kernel_trace, "_watched", watched)
-    with harness.Bench(MODEL, ENGINE, _silent(), rows=1, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE, _silent(), rows=1, longest=64, rates=RATES) as bench:
         case = decode.Case(1, 16, 40)
         row: dict[str, Any] = {"notes": []}
         steps = decode._sample(bench, case).steps
