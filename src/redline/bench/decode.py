@@ -105,7 +105,7 @@ def measure(
         engine,
         voice,
         rows=max(case.batch for case in asked),
-        longest=max(case.prompt + case.output for case in asked),
+        longest=max(((case.prompt, case.output) for case in asked), key=sum),
         rates=rates,
     ) as bench:
         bench.prepare()

@@ -20,7 +20,7 @@ from redline import env
 from redline.bench import report
 from redline.bench.report import Rates, Voice
 from redline.config import AUTO
-from redline.errors import ContextTooLong
+from redline.engine.admission import check_context
 from redline.hardware.detect import detect
 from redline.hardware.power import energy_counter
 from redline.llm import LLM
@@ -42,13 +42,16 @@ class Run:
 
 
 class Bench:
-    """A model opened for measuring. `rows` is the largest batch that will be asked for, `longest` the most tokens of a prompt and its answer.
+    """A model opened for measuring. `rows` is the largest batch that will be asked for, `longest` the most tokens of a prompt and of its answer.
 
     The prefix cache is off where the options say nothing, and no prompt comes twice. Raises what `LLM` raises, and ContextTooLong before the model is loaded.
     """
 
-    def __init__(self, model: str, engine: Mapping[str, Any], voice: Voice, *, rows: int, longest: int, rates: Rates):
-        _check_context(model, engine, longest)
+    def __init__(self, model: str, engine: Mapping[str, Any], voice: Voice, *, rows: int, longest: tuple[int, int], rates: Rates):
+        own = checkpoints.open(model, revision=engine.get("revision")).shape.max_position
+        check_context(
+            *longest, min(own, engine.get("max_model_len") or own), own
+        )  # or it is told when other sizes have been timed
         machine = detect(visible=env.visible_gpus())
         settings: dict[str, Any] = {"enable_prefix_caching": False, "seed": 0, **engine}
         asked = settings.get("device", AUTO)
@@ -120,17 +123,6 @@ class Bench:
 
     def _energy(self) -> float | None:
         return None if self._joules is None else self._joules()
-
-
-def _check_context(model: str, engine: Mapping[str, Any], longest: int) -> None:
-    """Refuse what no engine of this model could answer, which would else be told when the sizes before it have been timed."""
-    own = checkpoints.open(model, revision=engine.get("revision")).shape.max_position
-    context = min(own, engine.get("max_model_len") or own)
-    if longest > context:
-        hint = "ask for shorter ones" + (" or raise max_model_len" if context < own else ": the model's own context is no longer")
-        raise ContextTooLong(
-            f"prompt and answer make {longest} tokens, but the context is {context} tokens", hint=hint, param="prompt"
-        )
 
 
 def _counters(more: Mapping[str, float]) -> dict[str, float]:

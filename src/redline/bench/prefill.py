@@ -47,7 +47,7 @@ def measure(
 ) -> report.Document:
     """Time each of `sizes` = (prompts together, tokens of each) `repeats` times; those of one prompt in turns, then the others."""
     with Bench(
-        model, engine, voice, rows=max(batch for batch, _ in sizes), longest=max(prompt for _, prompt in sizes) + 1, rates=rates
+        model, engine, voice, rows=max(batch for batch, _ in sizes), longest=(max(prompt for _, prompt in sizes), 1), rates=rates
     ) as bench:
         bench.prepare()
         runs: dict[tuple[int, int], list[Run]] = {size: [] for size in sizes}

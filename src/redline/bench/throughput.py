@@ -38,7 +38,7 @@ def measure(
 ) -> report.Document:
     """Time `size` = (requests, prompt tokens, output tokens) `repeats` times."""
     requests, prompt, output = size
-    with Bench(model, engine, voice, rows=requests, longest=prompt + output, rates=rates) as bench:
+    with Bench(model, engine, voice, rows=requests, longest=(prompt, output), rates=rates) as bench:
         bench.prepare()
         voice.hint("warming up")
         bench.run(requests, prompt, min(output, WARM_OUTPUT))

@@ -48,16 +48,7 @@ def token_limit(request: Request, limits: Limits, pool: PagePool) -> int:
         raise InvalidRequest("the prompt has no tokens", param="prompt")
     if request.pooling is not None:
         return _pooling_limit(request, limits, pool)
-    if prompt + (answer or 1) > context:
-        asked = f"{prompt} prompt tokens and max_tokens {answer} make {prompt + answer}" if answer else f"{prompt} prompt tokens"
-        room = (
-            "the answer needs at least one token of it" if prompt >= context else f"leave max_tokens at most {context - prompt}"
-        )
-        raise ContextTooLong(
-            f"{asked}, but the context is {context} tokens",
-            hint=f"{_shorter(limits)}; {room}",
-            param="prompt" if prompt >= context else "max_tokens",
-        )
+    check_context(prompt, answer, context, limits.max_position)
     needed = pool.pages_for(prompt + (answer or 1) - 1)
     if needed > pool.num_pages:
         raise DoesNotFit(
@@ -70,9 +61,23 @@ def token_limit(request: Request, limits: Limits, pool: PagePool) -> int:
     return min(context, pool.num_pages * pool.page_size + 1)
 
 
-def _shorter(limits: Limits) -> str:
+def check_context(prompt: int, answer: int | None, context: int, own: int) -> None:
+    """Raises ContextTooLong where so many tokens of prompt and answer exceed the `context`; the model's `own` may be longer."""
+    if prompt + (answer or 1) > context:
+        asked = f"{prompt} prompt tokens and max_tokens {answer} make {prompt + answer}" if answer else f"{prompt} prompt tokens"
+        room = (
+            "the answer needs at least one token of it" if prompt >= context else f"leave max_tokens at most {context - prompt}"
+        )
+        raise ContextTooLong(
+            f"{asked}, but the context is {context} tokens",
+            hint=f"{_shorter(context, own)}; {room}",
+            param="prompt" if prompt >= context else "max_tokens",
+        )
+
+
+def _shorter(context: int, own: int) -> str:
     """What helps against a prompt that is too long: a longer context only where the model has one."""
-    more = limits.max_position > limits.max_model_len
+    more = own > context
     return "shorten the prompt or raise max_model_len" if more else "shorten the prompt: the model's own context is no longer"
 
 
@@ -86,7 +91,7 @@ def _pooling_limit(request: Request, limits: Limits, pool: PagePool) -> int:
     if prompt > limits.max_model_len:
         raise ContextTooLong(
             f"{prompt} prompt tokens, but the context is {limits.max_model_len} tokens",
-            hint=_shorter(limits),
+            hint=_shorter(limits.max_model_len, limits.max_position),
             param="prompt",
         )
     if (needed := pool.pages_for(prompt)) > pool.num_pages:

@@ -62,7 +62,7 @@ def test_joules_are_those_of_all_rounds_or_none_where_they_were_too_short(step_s
 
 
 def test_the_engine_saw_as_many_steady_steps_as_the_difference_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    with harness.Bench(MODEL, ENGINE, _silent(), rows=2, longest=64, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE, _silent(), rows=2, longest=(32, 32), rates=RATES) as bench:
         case = decode.Case(2, 8, 32)
         few, many = bench.run(2, 8, case.few), bench.run(2, 8, case.output)
         steady = harness.minus(many.decode, few.decode)
@@ -71,9 +71,9 @@ def test_the_engine_saw_as_many_steady_steps_as_the_difference_has(monkeypatch: 
 
 
 def test_a_batch_larger_than_the_default_is_made_room_for() -> None:
-    with harness.Bench(MODEL, ENGINE, _silent(), rows=40, longest=64, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE, _silent(), rows=40, longest=(32, 32), rates=RATES) as bench:
         assert bench.llm.info.max_num_seqs == 40
-    with harness.Bench(MODEL, ENGINE | {"max_num_seqs": 4}, _silent(), rows=40, longest=64, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE | {"max_num_seqs": 4}, _silent(), rows=40, longest=(32, 32), rates=RATES) as bench:
         assert bench.llm.info.max_num_seqs == 4
 
 
@@ -190,7 +190,7 @@ def test_watched_kernels_say_where_a_step_went(monkeypatch: pytest.MonkeyPatch) 
         return {"gemv": (2 * output, 100.0 * output), "decode_attention": (2 * output, 20.0 * output)}
 
     monkeypatch.setattr(kernel_trace, "_watched", watched)
-    with harness.Bench(MODEL, ENGINE, _silent(), rows=1, longest=64, rates=RATES) as bench:
+    with harness.Bench(MODEL, ENGINE, _silent(), rows=1, longest=(32, 32), rates=RATES) as bench:
         case = decode.Case(1, 16, 40)
         row: dict[str, Any] = {"notes": []}
         steps = decode._sample(bench, case).steps
